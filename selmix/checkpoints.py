@@ -1,0 +1,74 @@
+"""Weights on disk: opened without pickle's code execution, fitted to a model strictly, written atomically."""
+
+import hashlib
+import os
+import pickle
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from selmix.errors import DataError
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """Read the tensors of a `.safetensors` file, or of a PyTorch checkpoint under `weights_only`.
+
+    A checkpoint may hold them at the top or under `state_dict` or `model`, with or without DataParallel's `module.`.
+
+    Raises:
+        DataError: if the file is missing, unreadable, or holds more than plain tensors.
+    """
+    if not path.is_file():
+        raise DataError(f"no such checkpoint: {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(
+            f"{path} cannot be opened safely ({reason}); save the state dict with safetensors or torch.save"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise DataError(f"{path} holds no state dict (a mapping of names to tensors); save model.state_dict()")
+    return {name.removeprefix("module."): value for name, value in content.items()}
+
+
+def load_strictly(model: nn.Module, state: dict[str, torch.Tensor], *, source: str) -> None:
+    """Load `state` into `model`; every key and shape must match.
+
+    Raises:
+        DataError: with the missing, unexpected and misshapen keys.
+    """
+    own = model.state_dict()
+    faults = [
+        f"{kind} {', '.join(keys[:5])}{f' and {len(keys) - 5} more' if len(keys) > 5 else ''}"
+        for kind, keys in (
+            ("missing", [key for key in own if key not in state]),
+            ("unexpected", [key for key in state if key not in own]),
+            ("misshapen", [key for key in own if key in state and own[key].shape != state[key].shape]),
+        )
+        if keys
+    ]
+    if faults:
+        raise DataError(f"{source} does not fit {type(model).__name__}: {'; '.join(faults)}")
+    model.load_state_dict(state)
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file atomically: a reader sees the old file or the whole new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    safetensors.torch.save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata)
+    temporary.replace(path)

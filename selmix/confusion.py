@@ -1,0 +1,63 @@
+"""The joint confusion matrix and what is read off it.
+
+Convention: C[i, j] = P(y = i, yhat = j), rows are the truth, the entries sum to 1. Statistics are float64 throughout:
+recalls of rare classes are ratios of small numbers, and metrics compare them.
+"""
+
+import torch
+
+
+def confusion_counts(labels: torch.Tensor, predictions: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Count (truth, prediction) pairs.
+
+    Args:
+        labels: [n] int64 true classes.
+        predictions: [n] int64 predicted classes.
+        num_classes: k.
+
+    Returns:
+        float64 [k, k]; entry (i, j) is the number of samples of class i predicted as j.
+    """
+    cells = torch.bincount(labels * num_classes + predictions, minlength=num_classes * num_classes)
+    return cells.view(num_classes, num_classes).double()
+
+
+def joint_confusion(counts: torch.Tensor, *, pseudo_count: float = 0.0) -> torch.Tensor:
+    """Turn counts into the joint confusion matrix, optionally smoothed within each row.
+
+    Smoothing adds `pseudo_count / k` to every cell of a class's row and rescales the row to its own count, so the class
+    prior is untouched and no recall of a class with samples is exactly zero.
+
+    Args:
+        counts: [k, k] from `confusion_counts`.
+        pseudo_count: imaginary samples per class, spread evenly over the predictions.
+
+    Returns:
+        float64 [k, k] that sums to 1 (all zeros if there is no sample).
+    """
+    support = counts.sum(1, keepdim=True)
+    smoothed = (counts + pseudo_count / counts.shape[1]) * (support / (support + pseudo_count).clamp_min(1))
+    return smoothed / support.sum().clamp_min(1)
+
+
+def class_prior(confusion: torch.Tensor) -> torch.Tensor:
+    """Return P(y = i), [k]."""
+    return confusion.sum(1)
+
+
+def coverage(confusion: torch.Tensor) -> torch.Tensor:
+    """Return P(yhat = j), [k]."""
+    return confusion.sum(0)
+
+
+def row_normalised(confusion: torch.Tensor) -> torch.Tensor:
+    """Return P(yhat = j | y = i), [k, k]; the row of a class without samples is zero."""
+    prior = class_prior(confusion)
+    return confusion / torch.where(prior > 0, prior, 1).unsqueeze(1)
+
+
+def recall(confusion: torch.Tensor) -> torch.Tensor:
+    """Return the recall of the classes that have samples, in class order, [number of such classes]."""
+    prior = class_prior(confusion)
+    present = prior > 0
+    return confusion.diagonal()[present] / prior[present]

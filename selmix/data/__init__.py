@@ -1,0 +1,1 @@
+"""Data sets: class tables, splits, images and long-tail builders."""

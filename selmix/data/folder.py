@@ -1,0 +1,91 @@
+"""Image folders: ROOT/{train,val,test}/CLASS/image, and ROOT/unlabeled with or without class folders."""
+
+import hashlib
+import logging
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from selmix.data.images import ImageData, ImageSplit
+from selmix.errors import DataError
+
+logger = logging.getLogger("selmix")
+
+
+def load_image_folder(root: Path) -> ImageData:
+    """Read the file names of an image folder; the class table is made from `train` and every split is held to it.
+
+    Raises:
+        DataError: if the folder or `train` is missing, a split lacks a class or has one too many, or a class is empty.
+    """
+    if not (root / "train").is_dir():
+        missing = root if not root.is_dir() else root / "train"
+        raise DataError(f"no such folder: {missing}; expected {root}/train/CLASS/image.jpg (and val, test likewise)")
+    class_names = _class_folders(root / "train")
+    if not class_names:
+        raise DataError(f"{root / 'train'} has no class folders; expected {root}/train/CLASS/image.jpg")
+    splits = {}
+    for split in ("train", "val", "test"):
+        if (root / split).is_dir():
+            splits[split] = _labeled_split(root, split, class_names)
+    if (root / "unlabeled").is_dir():
+        splits["unlabeled"] = _path_split(root, _image_paths(root / "unlabeled"), None)
+    return ImageData(class_names, splits, _digest(class_names, splits))
+
+
+def _class_folders(folder: Path) -> list[str]:
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    hidden = [name for name in names if name.startswith(".")]
+    if hidden:
+        logger.warning("ignored hidden folders in %s: %s", folder, ", ".join(hidden))
+    return [name for name in names if name not in hidden]
+
+
+def _labeled_split(root: Path, split: str, class_names: list[str]) -> ImageSplit:
+    found = _class_folders(root / split)
+    missing, extra = sorted(set(class_names) - set(found)), sorted(set(found) - set(class_names))
+    if missing or extra:
+        faults = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"adds {', '.join(extra)}"] * bool(extra)
+        raise DataError(
+            f"the classes of {root / split} are not those of {root / 'train'}: it {' and '.join(faults)}; "
+            "every split needs the same class folders, by name"
+        )
+    paths, labels = [], []
+    for label, name in enumerate(class_names):
+        members = _image_paths(root / split / name)
+        if not members:
+            raise DataError(f"class folder {root / split / name} has no images; add some or remove the class")
+        paths += members
+        labels += [label] * len(members)
+    return _path_split(root, paths, np.array(labels, dtype=np.int64))
+
+
+def _image_paths(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMG_EXTENSIONS and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+    )
+
+
+def _path_split(root: Path, paths: list[Path], labels: np.ndarray | None) -> ImageSplit:
+    def open_image(position: int) -> Image.Image:
+        try:
+            with Image.open(paths[position]) as image:
+                return image.convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(f"unreadable image {paths[position]} ({error}); replace or remove it") from error
+
+    return ImageSplit([path.relative_to(root).as_posix() for path in paths], labels, open_image)
+
+
+def _digest(class_names: list[str], splits: dict[str, ImageSplit]) -> str:
+    digest = hashlib.sha256("\n".join(class_names).encode())
+    for split, content in splits.items():
+        digest.update(f"\n[{split}]\n".encode())
+        digest.update("\n".join(content.ids).encode())
+        if content.labels is not None:
+            digest.update(content.labels.tobytes())
+    return digest.hexdigest()

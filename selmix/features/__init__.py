@@ -1,0 +1,1 @@
+"""Features: extraction, files of ready features, and statistics."""

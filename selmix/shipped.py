@@ -1,0 +1,62 @@
+"""What ships with selmix: backbones, images and recipes, found in a checkout and in an installed wheel alike."""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+from selmix.errors import DataError, UsageError
+
+_PACKAGE = Path(__file__).parent
+# the wheel carries the top-level folders inside the package; a checkout has them beside it
+_ROOT = _PACKAGE / "_shipped" if (_PACKAGE / "_shipped").is_dir() else _PACKAGE.parent
+
+PREFIX = "shipped:"
+
+
+def shipped_names(required_file: str) -> list[str]:
+    """Return the names under `pretrained/` whose folder has `required_file`."""
+    return sorted(path.parent.name for path in (_ROOT / "pretrained").glob(f"*/{required_file}"))
+
+
+def shipped_folder(name: str, required_file: str) -> Path:
+    """Return the folder `pretrained/NAME`.
+
+    Raises:
+        UsageError: if nothing of that name ships; the message lists what does.
+    """
+    names = shipped_names(required_file)
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {PREFIX}{near[0]}? " if near else ""
+        raise UsageError(f"nothing called {name!r} ships: {hint}There are: {', '.join(PREFIX + n for n in names)}")
+    return _ROOT / "pretrained" / name
+
+
+def shipped_recipe(name: str) -> Path:
+    """Return the recipe file `recipes/NAME.toml`.
+
+    Raises:
+        UsageError: if there is no such recipe.
+    """
+    path = _ROOT / "recipes" / f"{name}.toml"
+    if not path.is_file():
+        names = sorted(path.stem for path in (_ROOT / "recipes").glob("*.toml"))
+        raise UsageError(f"no recipe called {name!r} ships. There are: {', '.join(names)}")
+    return path
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read `manifest.json` of a shipped folder.
+
+    Raises:
+        DataError: if it is missing or no JSON object.
+    """
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not readable ({error}); reinstall selmix") from error
+    if not isinstance(manifest, dict):
+        raise DataError(f"{path} must hold a JSON object; reinstall selmix")
+    return manifest

@@ -1,0 +1,1 @@
+"""Stage one: training a backbone."""
