@@ -49,7 +49,7 @@ def checksum(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -64,14 +64,14 @@ def load_backbone(spec: str) -> Backbone:
         DataError: if weights are missing or do not fit.
     """
     if spec.startswith(PREFIX):
-        return _load_shipped(spec)
+        return load_backbone_folder(shipped_folder(spec.removeprefix(PREFIX), "model.safetensors"), name=spec)
     if spec.startswith(_TIMM):
         name, at, checkpoint = spec.removeprefix(_TIMM).partition("@")
         return _load_timm(spec, name, Path(checkpoint) if at else None)
     raise UsageError(f"a backbone is shipped:NAME, timm:NAME@CHECKPOINT or timm:NAME, got {spec!r}")
 
 
-def build_model(arch: str, **options: Any) -> nn.Module:
+def build_model(arch: str, **options: Any) -> Any:
     """Build a timm model by name.
 
     Raises:
@@ -84,8 +84,12 @@ def build_model(arch: str, **options: Any) -> nn.Module:
     return timm.create_model(arch, **options)
 
 
-def _load_shipped(spec: str) -> Backbone:
-    folder = shipped_folder(spec.removeprefix(PREFIX), "model.safetensors")
+def load_backbone_folder(folder: Path, *, name: str | None = None) -> Backbone:
+    """Open a folder written by stage one: `model.safetensors` and the manifest that vouches for it.
+
+    Raises:
+        DataError: if the weights do not match the manifest or the architecture.
+    """
     manifest = read_manifest(folder)
     weights = folder / "model.safetensors"
     if file_digest(weights) != manifest["sha256"]:
@@ -104,7 +108,7 @@ def _load_shipped(spec: str) -> Backbone:
     classifier = model.get_classifier()
     head = LinearHead(classifier.weight.detach().clone(), classifier.bias.detach().clone())
     model.reset_classifier(0)
-    return _frozen(spec, model, head, class_names)
+    return _frozen(name or str(folder), model, head, class_names)
 
 
 def _load_timm(spec: str, name: str, checkpoint: Path | None) -> Backbone:
@@ -126,7 +130,7 @@ def _load_timm(spec: str, name: str, checkpoint: Path | None) -> Backbone:
     return _frozen(spec, model)
 
 
-def _classifier_names(model: nn.Module) -> list[str]:
+def _classifier_names(model: Any) -> list[str]:
     names = model.pretrained_cfg.get("classifier") or ()
     return [names] if isinstance(names, str) else list(names)
 

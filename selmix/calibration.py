@@ -17,6 +17,7 @@ def expected_calibration_error(confidence: torch.Tensor, correct: torch.Tensor, 
     Source: Naeini et al., AAAI 2015; Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
     """
     confidence, correct = confidence.double(), correct.double()
-    index = (torch.ceil(confidence * bins).long() - 1).clamp(0, bins - 1)
+    edges = torch.arange(1, bins, dtype=torch.float64, device=confidence.device) / bins
+    index = torch.bucketize(confidence, edges)
     gap = torch.zeros(bins, dtype=torch.float64).index_add_(0, index.cpu(), (correct - confidence).cpu())
     return float(gap.abs().sum() / len(confidence))

@@ -68,7 +68,13 @@ def load_strictly(model: nn.Module, state: dict[str, torch.Tensor], *, source: s
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file atomically: a reader sees the old file or the whole new one."""
+    """Write a safetensors file atomically."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, safetensors.torch.save(plain, metadata))
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader sees the old content or the whole new one, never a torn one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    safetensors.torch.save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata)
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     temporary.replace(path)

@@ -11,8 +11,8 @@ def confusion_counts(labels: torch.Tensor, predictions: torch.Tensor, num_classe
     """Count (truth, prediction) pairs.
 
     Args:
-        labels: [n] int64 true classes.
-        predictions: [n] int64 predicted classes.
+        labels: [n] int64 true classes, in 0..k-1.
+        predictions: [n] int64 predicted classes, in 0..k-1.
         num_classes: k.
 
     Returns:
@@ -36,8 +36,8 @@ def joint_confusion(counts: torch.Tensor, *, pseudo_count: float = 0.0) -> torch
         float64 [k, k] that sums to 1 (all zeros if there is no sample).
     """
     support = counts.sum(1, keepdim=True)
-    smoothed = (counts + pseudo_count / counts.shape[1]) * (support / (support + pseudo_count).clamp_min(1))
-    return smoothed / support.sum().clamp_min(1)
+    smoothed = (counts + pseudo_count / counts.shape[1]) * support / _or_one(support + pseudo_count)
+    return smoothed / _or_one(support.sum())
 
 
 def class_prior(confusion: torch.Tensor) -> torch.Tensor:
@@ -52,8 +52,7 @@ def coverage(confusion: torch.Tensor) -> torch.Tensor:
 
 def row_normalised(confusion: torch.Tensor) -> torch.Tensor:
     """Return P(yhat = j | y = i), [k, k]; the row of a class without samples is zero."""
-    prior = class_prior(confusion)
-    return confusion / torch.where(prior > 0, prior, 1).unsqueeze(1)
+    return confusion / _or_one(class_prior(confusion)).unsqueeze(1)
 
 
 def recall(confusion: torch.Tensor) -> torch.Tensor:
@@ -61,3 +60,8 @@ def recall(confusion: torch.Tensor) -> torch.Tensor:
     prior = class_prior(confusion)
     present = prior > 0
     return confusion.diagonal()[present] / prior[present]
+
+
+def _or_one(total: torch.Tensor) -> torch.Tensor:
+    """Return a total to divide by: 1 where it is 0."""
+    return torch.where(total > 0, total, 1)

@@ -17,3 +17,20 @@ class DataError(SelmixError):
     """Data, features or a checkpoint are not what they must be."""
 
     exit_code = 3
+
+
+def check_settings(settings: object, rules: dict[str, tuple[str, bool]]) -> None:
+    """Refuse a settings object that breaks a rule, naming every broken one.
+
+    Args:
+        settings: the object.
+        rules: attribute name -> (the rule in words, whether it holds).
+
+    Raises:
+        UsageError: with all faults in one line.
+    """
+    faults = [
+        f"{name} must be {rule}, got {getattr(settings, name)}" for name, (rule, holds) in rules.items() if not holds
+    ]
+    if faults:
+        raise UsageError("; ".join(faults))

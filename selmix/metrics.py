@@ -1,7 +1,8 @@
 """Metrics psi(C) of the joint confusion matrix, and their gradient in logit space.
 
 Every metric is a function of C alone, points up (higher is better) and lies in [0, 1]. A class without samples has no
-recall and is left out of the metric; it still counts as a wrong prediction for the samples given to it.
+recall and is left out of the metric; it still counts as a wrong prediction for the samples given to it. At least one
+class must have samples.
 """
 
 import difflib

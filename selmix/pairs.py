@@ -74,12 +74,17 @@ class ClassMembers:
         """Draw one member of each listed class, uniformly and independently.
 
         Args:
-            classes: int64 of any shape; every class must have a member.
+            classes: int64 of any shape.
             generator: source of randomness.
 
         Returns:
             Sample indices, of the same shape.
+
+        Raises:
+            ValueError: if a listed class has no member.
         """
+        if (self.counts[classes] == 0).any():
+            raise ValueError("cannot draw a member of a class without samples")
         uniform = torch.rand(classes.shape, generator=generator, dtype=torch.float64, device=classes.device)
         position = (uniform * self.counts[classes]).long()
         return self.order[self.starts[classes] + position]

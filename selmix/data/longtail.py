@@ -6,12 +6,12 @@ from selmix.errors import UsageError
 
 
 def exponential_counts(head_count: int, imbalance_factor: float, num_classes: int) -> list[int]:
-    """Return the community's exponential profile: int(head_count * imbalance_factor ** (-i / (k - 1))), class 0 largest.
+    """Return the community's exponential profile, int(head_count * imbalance_factor ** (-i / (k - 1))).
 
     Args:
         head_count: images of the largest class.
         imbalance_factor: largest count / smallest count, >= 1.
-        num_classes: k, at least 2.
+        num_classes: k, at least 2; class 0 is the largest.
 
     Raises:
         UsageError: if the factor is below 1 or a class would get no image.
@@ -22,12 +22,10 @@ def exponential_counts(head_count: int, imbalance_factor: float, num_classes: in
     >>> exponential_counts(5000, 100, 10)
     [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
     """
-    if imbalance_factor < 1:
+    if not 1 <= imbalance_factor < np.inf:
+        hint = f"; did you mean {1 / imbalance_factor:g}?" if 0 < imbalance_factor < 1 else ""
         raise UsageError(
-            f"imbalance_factor must be >= 1 (head count / tail count), got {imbalance_factor}; "
-            f"did you mean {1 / imbalance_factor:g}?"
-            if imbalance_factor > 0
-            else f"imbalance_factor must be >= 1 (head count / tail count), got {imbalance_factor}"
+            f"imbalance_factor must be finite and >= 1 (head count / tail count), got {imbalance_factor}{hint}"
         )
     if num_classes < 2:
         raise UsageError(f"a long tail needs at least 2 classes, got num_classes={num_classes}")
@@ -36,7 +34,7 @@ def exponential_counts(head_count: int, imbalance_factor: float, num_classes: in
     if counts[-1] < 1:
         raise UsageError(
             f"head_count={head_count} with imbalance_factor={imbalance_factor:g} leaves the smallest class empty; "
-            f"head_count must be >= {int(np.ceil(imbalance_factor))}"
+            "raise head_count or lower the factor"
         )
     return counts
 
@@ -53,12 +51,17 @@ def disjoint_class_draws(
     Args:
         labels: [n] integer labels of the source.
         counts_of_split: images per class of every split, each of length k.
+        seed: of the legacy stream; the community uses 0.
 
     Raises:
         UsageError: if a class has fewer images than the splits ask for.
     """
     stream = np.random.RandomState(seed)
     num_classes = len(next(iter(counts_of_split.values())))
+    if labels.max() >= num_classes:
+        raise UsageError(
+            f"the splits name {num_classes} classes, the labels go up to {labels.max()}; give every class a count"
+        )
     pieces: dict[str, list[np.ndarray]] = {split: [] for split in counts_of_split}
     for label in range(num_classes):
         indices = np.flatnonzero(labels == label)

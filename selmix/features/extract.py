@@ -26,7 +26,7 @@ def extract_features(
         DataError: if an image cannot be read.
         RuntimeError: if the forward passes changed the backbone, which is a fault of the model's code.
     """
-    model = backbone.model.to(device, memory_format=torch.channels_last)
+    model = backbone.model.to(device).to(memory_format=torch.channels_last)
     before = checksum(model)
     positions: Iterable[int] = range(len(split.ids))
     if track:

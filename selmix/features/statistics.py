@@ -4,7 +4,7 @@ import torch
 
 
 def class_means(features: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """Return the mean feature of every class, float64 sums returned in the dtype of `features`.
+    """Return the mean feature of every class.
 
     Args:
         features: [n, d].
@@ -12,9 +12,10 @@ def class_means(features: torch.Tensor, labels: torch.Tensor, num_classes: int) 
         num_classes: k.
 
     Returns:
-        [k, d]; zeros for a class without samples.
+        float64 [k, d]: gains are differences of nearly equal numbers, and their signs decide which pairs are drawn.
+        Zeros for a class without samples.
     """
     sums = torch.zeros(num_classes, features.shape[1], dtype=torch.float64, device=features.device)
     sums.index_add_(0, labels, features.double())
     counts = torch.bincount(labels, minlength=num_classes)
-    return (sums / counts.clamp_min(1).unsqueeze(1)).to(features)
+    return sums / counts.clamp_min(1).unsqueeze(1)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from selmix.errors import check_settings
 from selmix.mixup import mix_inputs
 from selmix.stage1.augment import random_crop_flip
 from selmix.stage1.schedules import warmup_cosine
@@ -40,6 +41,22 @@ class SupervisedSettings:
     mixup_alpha: float = 1.0
     crop_padding: int = 4
     bfloat16: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse values without meaning."""
+        check_settings(
+            self,
+            {
+                "epochs": (">= 1", self.epochs >= 1),
+                "batch_size": (">= 1", self.batch_size >= 1),
+                "learning_rate": ("> 0", self.learning_rate > 0),
+                "momentum": ("in [0, 1)", 0 <= self.momentum < 1),
+                "weight_decay": (">= 0", self.weight_decay >= 0),
+                "warmup_epochs": ("in [0, epochs)", 0 <= self.warmup_epochs < self.epochs),
+                "mixup_alpha": (">= 0", self.mixup_alpha >= 0),
+                "crop_padding": (">= 0", self.crop_padding >= 0),
+            },
+        )
 
 
 def train_supervised(

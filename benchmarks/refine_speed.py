@@ -1,0 +1,72 @@
+"""How fast is the SelMix loop? Steps a second, and the ratio to the bare matrix products of the same steps.
+
+    python benchmarks/refine_speed.py
+
+One run measures both, after a warm-up, as the median of several repeats.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from selmix.features.labeled import LabeledFeatures
+from selmix.heads import LinearHead
+from selmix.metrics import get_metric
+from selmix.seeding import torch_generator
+from selmix.stage2.refine import RefineSettings, refine
+
+REPEATS = 7
+
+
+def median_seconds(work: Callable[[], object]) -> float:
+    """Return the median time of `work` over the repeats, after one warm-up."""
+    work()
+    times = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def synthetic(count: int, num_classes: int, width: int, *, name: str) -> LabeledFeatures:
+    """Return Gaussian classes of equal size that overlap, so that the loop always has something to do."""
+    generator = torch_generator(0, name)
+    labels = torch.arange(count) % num_classes
+    centres = torch.randn(num_classes, width, generator=torch_generator(0, "centres"))
+    return LabeledFeatures(0.5 * centres[labels] + torch.randn(count, width, generator=generator), labels)
+
+
+def main() -> None:
+    """Measure k = 10, d = 64, batch 64."""
+    num_classes, width = 10, 64
+    settings = RefineSettings()
+    train, val = (synthetic(2500, num_classes, width, name=name) for name in ("train", "val"))
+    head = LinearHead(torch.zeros(num_classes, width), torch.zeros(num_classes))
+    taken = []
+
+    def loop() -> None:
+        refined = refine(
+            head, train, val, get_metric("min_recall"), settings, generator=torch_generator(0, "benchmark")
+        )
+        taken.append(refined.steps)
+
+    batch = torch.randn(settings.batch_size, width + 1)
+    weight = torch.randn(num_classes, width + 1)
+    residual = torch.randn(num_classes, settings.batch_size)
+
+    def bare_products() -> None:
+        for _ in range(settings.steps):
+            torch.mm(batch, weight.T)
+            torch.mm(residual, batch)
+
+    loop_seconds, bare_seconds = median_seconds(loop), median_seconds(bare_products)
+    assert set(taken) == {settings.steps}, f"the loop stopped early: {taken}"
+    print(f"{settings.steps} steps at k={num_classes}, d={width}, batch {settings.batch_size}: {loop_seconds:.3f} s")
+    print(f"{settings.steps / loop_seconds:.0f} steps/s, {loop_seconds / bare_seconds:.1f} x the bare matrix products")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The simple alternatives that SelMix must beat."""

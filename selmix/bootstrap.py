@@ -1,0 +1,83 @@
+"""Bootstrap intervals for functions of the confusion matrix, and for the change between two heads."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+
+from selmix.confusion import confusion_counts
+
+
+def resampled_counts(
+    labels: torch.Tensor,
+    predictions: Sequence[torch.Tensor],
+    num_classes: int,
+    *,
+    replicates: int,
+    generator: torch.Generator,
+) -> Iterator[list[torch.Tensor]]:
+    """Yield confusion counts of bootstrap samples, the same samples for every list of predictions.
+
+    Samples are drawn with replacement within each class (stratified), so the class counts stay as they are.
+
+    Args:
+        labels: int64 [n].
+        predictions: of one or several heads on the same samples, each int64 [n].
+        num_classes: k.
+        replicates: bootstrap samples.
+        generator: source of randomness.
+
+    Yields:
+        One [k, k] matrix of counts per head.
+    """
+    order = labels.argsort(stable=True)
+    support = torch.bincount(labels, minlength=num_classes)
+    ordered_labels = labels[order]
+    size, start = support[ordered_labels], (support.cumsum(0) - support)[ordered_labels]
+    for _ in range(replicates):
+        uniform = torch.rand(len(labels), generator=generator, dtype=torch.float64)
+        drawn = order[start + (uniform * size).long()]
+        yield [confusion_counts(ordered_labels, predicted[drawn], num_classes) for predicted in predictions]
+
+
+def percentile_interval(values: np.ndarray, *, level: float = 0.95) -> list[float]:
+    """Return the central interval that holds a share `level` of the bootstrap values.
+
+    The minimum over classes is biased low on small samples, and so is its bootstrap; the interval of a change of two
+    heads on the same samples suffers less.
+
+    >>> percentile_interval(np.arange(401.0))
+    [10.0, 390.0]
+    """
+    tail = (1 - level) / 2
+    return np.quantile(values, [tail, 1 - tail]).tolist()
+
+
+def bootstrap_statistics(
+    labels: torch.Tensor,
+    predictions: Sequence[torch.Tensor],
+    statistics: Callable[[torch.Tensor], dict[str, float]],
+    num_classes: int,
+    *,
+    replicates: int,
+    generator: torch.Generator,
+) -> list[dict[str, np.ndarray]]:
+    """Return the bootstrap values of every statistic of every head, aligned by replicate.
+
+    Args:
+        labels: int64 [n].
+        predictions: of each head on the same samples, int64 [n].
+        statistics: confusion counts [k, k] -> named numbers, the same names for every counts.
+        num_classes: k.
+        replicates: bootstrap samples, r.
+        generator: source of randomness.
+
+    Returns:
+        For each head, name -> float64 [r]; differences of heads are taken replicate by replicate (paired).
+    """
+    rows = [
+        [statistics(counts) for counts in heads]
+        for heads in resampled_counts(labels, predictions, num_classes, replicates=replicates, generator=generator)
+    ]
+    names = list(rows[0][0])
+    return [{name: np.array([row[head][name] for row in rows]) for name in names} for head in range(len(predictions))]

@@ -1,0 +1,55 @@
+"""What every verb shares with the terminal: progress, log lines, errors and exit codes."""
+
+import logging
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import track as rich_track
+
+from selmix.errors import SelmixError
+from selmix.features.extract import Track
+
+INTERRUPTED = 130
+
+out = Console()
+err = Console(stderr=True)
+
+
+@contextmanager
+def guarded(*, quiet: bool, debug: bool) -> Iterator[None]:
+    """Show log lines on stderr, and turn an error into one line and its exit code (`debug` shows the trace)."""
+    logger = logging.getLogger("selmix")
+    handler = RichHandler(console=err, show_time=False, show_path=False)
+    logger.addHandler(handler)
+    logger.setLevel(logging.ERROR if quiet else logging.INFO)
+    try:
+        yield
+    except SelmixError as error:
+        if debug:
+            err.print_exception()
+        err.print(f"[red]error:[/red] {_plain(str(error))}", soft_wrap=True, highlight=False)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        err.print("interrupted")
+        raise typer.Exit(INTERRUPTED) from error
+    finally:
+        logger.removeHandler(handler)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).replace("[", "\\[")
+
+
+def progress(*, quiet: bool) -> Track | None:
+    """Return a progress bar for long loops on stderr, or None where nobody would see it."""
+    if quiet or not sys.stderr.isatty():
+        return None
+
+    def bar(items: Iterable[int], description: str, total: int) -> Iterable[int]:
+        return rich_track(items, description, total=total, console=err, transient=True)
+
+    return bar

@@ -1,0 +1,48 @@
+"""`selmix demo`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selmix.commands.console import guarded, progress
+from selmix.commands.options import Debug, Device, DeviceName, Json, Overwrite, Quiet, Seed, Settings
+from selmix.commands.show import show_result
+from selmix.finetuning import finetune
+from selmix.pipeline import choose_device
+from selmix.recipe import FinetuneRecipe, load_recipe
+from selmix.run import is_run_of
+from selmix.shipped import shipped_recipe
+
+_OUT = Path("runs/demo")
+
+
+def demo(
+    metric: Annotated[str, typer.Option(help="What to raise: a name listed by `selmix metrics`.")] = "min_recall",
+    out: Annotated[
+        Path, typer.Option(help="Folder for the run; an earlier demo in the default one is replaced.")
+    ] = _OUT,
+    settings: Settings = None,
+    seed: Seed = 0,
+    device: DeviceName = Device.auto,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Do the main job on what ships: a small backbone and long-tailed images, no network needed.
+
+    The same as: selmix finetune --backbone shipped:fashion_resnet32 --data shipped:fashion_mnist_lt --metric min_recall
+    """
+    with guarded(quiet=quiet, debug=debug):
+        overrides = [f"stage2.{setting}" for setting in settings or []]
+        recipe = load_recipe(shipped_recipe("demo"), FinetuneRecipe, [f'metric="{metric}"', f"seed={seed}", *overrides])
+        document = finetune(
+            recipe,
+            out,
+            command="demo",
+            device=choose_device(device),
+            overwrite=overwrite or (out == _OUT and is_run_of(out, "demo")),
+            track=progress(quiet=quiet),
+        )
+        show_result(document, out, as_json=as_json, quiet=quiet)

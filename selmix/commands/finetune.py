@@ -1,0 +1,63 @@
+"""`selmix finetune`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selmix.commands.console import guarded, progress
+from selmix.commands.options import Debug, Device, DeviceName, Json, MetricName, Out, Overwrite, Quiet, Seed, Settings
+from selmix.commands.show import show_result
+from selmix.finetuning import finetune as finetune_recipe
+from selmix.pipeline import choose_device
+from selmix.recipe import FinetuneRecipe, build_recipe, parse_assignments
+
+
+def finetune(
+    metric: MetricName,
+    out: Out,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="shipped:NAME, timm:NAME@CHECKPOINT (a local file), or timm:NAME (from the hub)."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Folder with train/CLASS/*.jpg, and val/ and test/ likewise; or shipped:NAME."),
+    ] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(help="Instead of --backbone and --data: an .npz with train_features, train_labels, ..."),
+    ] = None,
+    settings: Settings = None,
+    seed: Seed = 0,
+    device: DeviceName = Device.auto,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Tune the linear head of a frozen backbone for a metric.
+
+    The validation split steers the tuning (a fifth of train is set aside where there is none); the test split is looked
+    at once, at the end. The run folder gets result.json, the tuned head, the ids of every split and the request.
+
+    Exit codes: 0 ok, 2 usage, 3 data or checkpoint problem.
+    """
+    with guarded(quiet=quiet, debug=debug):
+        content = {
+            "metric": metric,
+            "backbone": backbone,
+            "data": data,
+            "features": None if features is None else str(features),
+            "seed": seed,
+            "stage2": parse_assignments(settings or []),
+        }
+        document = finetune_recipe(
+            build_recipe(FinetuneRecipe, content),
+            out,
+            command="finetune",
+            device=choose_device(device),
+            overwrite=overwrite,
+            track=progress(quiet=quiet),
+        )
+        show_result(document, out, as_json=as_json, quiet=quiet)

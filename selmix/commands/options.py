@@ -1,0 +1,30 @@
+"""Options that several verbs share."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Device(StrEnum):
+    """Where the backbone runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+MetricName = Annotated[str, typer.Option("--metric", help="What to raise: a name listed by `selmix metrics`.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder for the run.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
+DeviceName = Annotated[Device, typer.Option("--device", help="Where the backbone runs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress and no tables.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the full trace of an error.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a finished run in the --out folder.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the procedure, e.g. steps=2000 (see docs/settings.md)."),
+]

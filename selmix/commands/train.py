@@ -1,0 +1,41 @@
+"""`selmix train`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selmix.commands.console import guarded, out, progress
+from selmix.commands.options import Debug, Device, DeviceName, Json, Out, Quiet, Settings
+from selmix.pipeline import choose_device
+from selmix.recipe import TrainRecipe, load_recipe
+from selmix.training import train_backbone
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A TOML recipe, e.g. recipes/fashion_resnet32.toml.")],
+    folder: Out,
+    settings: Settings = None,
+    device: DeviceName = Device.auto,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train a backbone on the train split (mixup), and write its weights and manifest.
+
+    Settings are overridden by KEY=VALUE words, e.g. seed=1 or stage1.epochs=20.
+    """
+    with guarded(quiet=quiet, debug=debug):
+        manifest = train_backbone(
+            load_recipe(recipe, TrainRecipe, settings or []),
+            folder,
+            device=choose_device(device),
+            track=progress(quiet=quiet),
+        )
+        if as_json:
+            print(json.dumps(manifest, indent=1))
+        elif not quiet:
+            for split, metrics in manifest["metrics"].items():
+                out.print(f"{split}: accuracy {metrics['accuracy']:.3f}, min_recall {metrics['min_recall']:.3f}")
+            out.print(f"written: {folder / 'model.safetensors'}, {folder / 'manifest.json'}")

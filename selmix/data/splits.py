@@ -1,0 +1,36 @@
+"""Setting validation samples aside."""
+
+import numpy as np
+
+from selmix.errors import DataError
+
+
+def stratified_holdout(
+    labels: np.ndarray, class_names: list[str], *, fraction: float, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split samples in two, class by class: the held-out part gets round(fraction * n_k), at least 1 and never all.
+
+    Args:
+        labels: int64 [n].
+        class_names: the class table, for messages.
+        fraction: share to hold out, in (0, 1).
+        generator: source of the choice.
+
+    Returns:
+        Positions that stay and positions held out, each in ascending order.
+
+    Raises:
+        DataError: if a class has a single sample.
+    """
+    held_out = []
+    for label, name in enumerate(class_names):
+        positions = np.flatnonzero(labels == label)
+        if len(positions) < 2:
+            raise DataError(
+                f"class {name} has {len(positions)} training sample(s) and there is no validation split: "
+                "one to train and one to validate are needed; add samples or bring a validation split"
+            )
+        count = min(max(1, round(fraction * len(positions))), len(positions) - 1)
+        held_out.append(generator.choice(positions, count, replace=False))
+    chosen = np.sort(np.concatenate(held_out))
+    return np.setdiff1d(np.arange(len(labels)), chosen), chosen

@@ -1,0 +1,125 @@
+"""Ready features: one `.npz` with the features and labels of every split, checked completely before use."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from selmix.data.arrays import digest_of_arrays, read_npz
+from selmix.errors import DataError
+from selmix.features.labeled import FeatureData, LabeledFeatures
+from selmix.heads import LinearHead
+
+_SPLITS = ("train", "val", "test")
+_KEYS = {f"{split}_{part}" for split in _SPLITS for part in ("features", "labels")} | {
+    "unlabeled_features", "head_weight", "head_bias", "class_names",
+}  # fmt: skip
+
+
+def load_features(path: Path) -> FeatureData:
+    """Load an `.npz` of ready features.
+
+    Keys: `train_features` [n, d] and `train_labels` [n], the same for `val` and `test` (both optional), and optionally
+    `unlabeled_features`, `head_weight` [k, d], `head_bias` [k], `class_names` [k].
+
+    Raises:
+        DataError: naming every fault: keys, shapes, NaN, labels out of range, a class missing in a split.
+    """
+    arrays = read_npz(path)
+    faults = _key_faults(arrays) or _shape_faults(arrays) or _content_faults(arrays)
+    if faults:
+        raise DataError(f"{path}: {'; '.join(faults)}")
+    splits = {
+        split: LabeledFeatures(
+            torch.from_numpy(arrays[f"{split}_features"].astype(np.float32)),
+            torch.from_numpy(arrays[f"{split}_labels"].astype(np.int64)),
+        )
+        for split in _SPLITS
+        if f"{split}_features" in arrays
+    }
+    return FeatureData(
+        class_names=_class_names(arrays),
+        splits=splits,
+        ids={split: [str(row) for row in range(len(content.labels))] for split, content in splits.items()},
+        head=_head(arrays),
+        unlabeled_count=len(arrays.get("unlabeled_features", ())),
+        digests={"data": digest_of_arrays(arrays)},
+    )
+
+
+def _key_faults(arrays: dict[str, np.ndarray]) -> list[str]:
+    wanted = ["train_features", "train_labels"]
+    for split in ("val", "test"):
+        keys = [f"{split}_features", f"{split}_labels"]
+        wanted += keys if any(key in arrays for key in keys) else []
+    if "head_bias" in arrays:
+        wanted.append("head_weight")
+    missing = [key for key in wanted if key not in arrays]
+    unknown = sorted(set(arrays) - _KEYS)
+    faults = [f"lacks {', '.join(missing)}"] if missing else []
+    if unknown:
+        faults.append(f"has unknown keys {', '.join(unknown)} (known: {', '.join(sorted(_KEYS))})")
+    return faults
+
+
+def _shape_faults(arrays: dict[str, np.ndarray]) -> list[str]:
+    faults = []
+    for key, array in arrays.items():
+        dimensions = 2 if key.endswith(("features", "weight")) else 1
+        kinds = "U" if key == "class_names" else "iu" if key.endswith("labels") else "f"
+        if array.ndim != dimensions or array.size == 0:
+            faults.append(f"{key} must be a non-empty array of {dimensions} dimension(s), got shape {array.shape}")
+        if array.dtype.kind not in kinds:
+            kind = {"U": "strings", "iu": "integers", "f": "floats"}[kinds]
+            faults.append(f"{key} must hold {kind}, got {array.dtype}")
+    if faults:
+        return faults
+    width = arrays["train_features"].shape[1]
+    for key, array in arrays.items():
+        if array.ndim == 2 and array.shape[1] != width:
+            faults.append(f"{key} has {array.shape[1]} columns, train_features has {width}")
+        if key.endswith("labels") and len(array) != len(arrays[key.replace("labels", "features")]):
+            faults.append(f"{key} has {len(array)} rows, {key.replace('labels', 'features')} another number")
+    sizes = {key: len(arrays[key]) for key in ("head_weight", "head_bias", "class_names") if key in arrays}
+    if len(set(sizes.values())) > 1:
+        faults.append(f"the number of classes differs: {', '.join(f'{key} has {size}' for key, size in sizes.items())}")
+    return faults
+
+
+def _content_faults(arrays: dict[str, np.ndarray]) -> list[str]:
+    faults = []
+    for key, array in arrays.items():
+        if array.dtype.kind == "f":
+            bad_rows = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(1))
+            if len(bad_rows):
+                faults.append(f"{key} has NaN or infinite values in {len(bad_rows)} row(s), the first is {bad_rows[0]}")
+    names = _class_names(arrays)
+    for split in _SPLITS:
+        labels = arrays.get(f"{split}_labels")
+        if labels is None:
+            continue
+        if labels.min() < 0 or labels.max() >= len(names):
+            faults.append(f"{split}_labels must lie in 0..{len(names) - 1}, got {labels.min()}..{labels.max()}")
+            continue
+        missing = [names[label] for label in np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0)]
+        if missing:
+            faults.append(f"{split} has no sample of class {', '.join(missing[:5])}{' ...' * (len(missing) > 5)}")
+    return faults
+
+
+def _class_names(arrays: dict[str, np.ndarray]) -> list[str]:
+    if "class_names" in arrays:
+        return [str(name) for name in arrays["class_names"]]
+    if "head_weight" in arrays:
+        return [str(label) for label in range(len(arrays["head_weight"]))]
+    return [str(label) for label in range(int(arrays["train_labels"].max()) + 1)]
+
+
+def _head(arrays: dict[str, np.ndarray]) -> LinearHead | None:
+    if "head_weight" not in arrays:
+        return None
+    weight = torch.from_numpy(arrays["head_weight"].astype(np.float32))
+    bias = arrays.get("head_bias")
+    return LinearHead(
+        weight, weight.new_zeros(len(weight)) if bias is None else torch.from_numpy(bias.astype(np.float32))
+    )

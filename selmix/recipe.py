@@ -1,0 +1,145 @@
+"""Recipes: TOML files that say what to run, checked completely before anything starts."""
+
+import dataclasses
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
+
+from selmix.errors import UsageError
+from selmix.stage1.supervised import SupervisedSettings
+from selmix.stage2.refine import RefineSettings
+
+_STRICT = ConfigDict(extra="forbid")
+_Settings = TypeVar("_Settings")
+
+
+class FinetuneRecipe(BaseModel):
+    """A stage-two run: which metric, on what; either `features`, or `backbone` and `data`."""
+
+    model_config = _STRICT
+
+    metric: str
+    backbone: str | None = None
+    data: str | None = None
+    features: str | None = None
+    seed: int = 0
+    stage2: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        images, features = (self.backbone, self.data), self.features
+        if (features is None) == (images == (None, None)) or (features is None and None in images):
+            raise ValueError("give either --features, or --backbone and --data")
+        return self
+
+
+class TrainRecipe(BaseModel):
+    """A stage-one run: which architecture, which data."""
+
+    model_config = _STRICT
+
+    name: str
+    architecture: str
+    data: str
+    input_size: tuple[int, int] = (32, 32)
+    licence: str = ""
+    seed: int = 0
+    stage1: dict[str, Any] = {}
+
+
+_Recipe = TypeVar("_Recipe", FinetuneRecipe, TrainRecipe)
+
+
+def load_recipe(path: Path, kind: type[_Recipe], overrides: list[str]) -> _Recipe:
+    """Read a recipe and apply `key=value` overrides (`section.key=value` inside a section).
+
+    Raises:
+        UsageError: naming the file and every fault.
+    """
+    try:
+        content = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"recipe {path} cannot be read: {error}") from error
+    for key, value in parse_assignments(overrides).items():
+        section, dot, name = key.rpartition(".")
+        target = content.setdefault(section, {}) if dot else content
+        if not isinstance(target, dict):
+            raise UsageError(f"recipe {path}: {section} is no section, so {key} cannot be set")
+        target[name] = value
+    try:
+        return build_recipe(kind, content)
+    except UsageError as error:
+        raise UsageError(f"recipe {path}: {error}") from error
+
+
+def build_recipe(kind: type[_Recipe], content: dict[str, Any]) -> _Recipe:
+    """Check a recipe's content; all faults at once are raised as UsageError."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise UsageError(_all_faults(error, list(kind.model_fields))) from error
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """Turn `key=value` words into a mapping; a value is read as TOML, and as a plain string where it is none.
+
+    >>> parse_assignments(["steps=200", "start=given", "mix_low=0.5"])
+    {'steps': 200, 'start': 'given', 'mix_low': 0.5}
+
+    Raises:
+        UsageError: for a word without `=` or a key given twice.
+    """
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise UsageError(f"a setting is key=value, got {assignment!r}")
+        if key in values:
+            raise UsageError(f"the setting {key} is given twice")
+        try:
+            values[key] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[key] = text
+    return values
+
+
+def supervised_settings(values: dict[str, Any]) -> SupervisedSettings:
+    """Check and build the settings of stage one; faults are raised as UsageError."""
+    return _build(SupervisedSettings, values)
+
+
+def refine_settings(values: dict[str, Any]) -> RefineSettings:
+    """Check and build the settings of stage two; faults are raised as UsageError."""
+    return _build(RefineSettings, values)
+
+
+def _build(kind: type[_Settings], values: dict[str, Any]) -> _Settings:
+    """Check types and names by a pydantic model of the dataclass's fields, values by the dataclass itself."""
+    fields = {field.name: (field.type, field.default) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    model: type[BaseModel] = create_model(kind.__name__, __config__=_STRICT, **fields)  # type: ignore[call-overload]
+    try:
+        return kind(**model.model_validate(values).model_dump())
+    except ValidationError as error:
+        raise UsageError(_all_faults(error, list(fields))) from error
+
+
+def _all_faults(error: ValidationError, known: list[str]) -> str:
+    return "; ".join(
+        _fault(detail["loc"], detail["type"], detail["msg"], detail["input"], known) for detail in error.errors()
+    )
+
+
+def _fault(location: tuple[int | str, ...], kind: str, message: str, value: Any, known: list[str]) -> str:
+    key = ".".join(str(part) for part in location)
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+        return f"unknown key {key}: {hint}"
+    if kind == "missing":
+        return f"{key} is missing"
+    if kind == "value_error":
+        return message.removeprefix("Value error, ")
+    return f"{key}: {message[0].lower()}{message[1:]}, got {value!r}"

@@ -1,0 +1,1 @@
+"""Stage two: selective mixup fine-tuning of the linear head."""

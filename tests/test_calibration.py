@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import torch
+
+from selmix.calibration import expected_calibration_error
+
+
+def naive_error(confidence: list[float], correct: list[bool], bins: int) -> float:
+    """Loop over bins closed on the right; weight |accuracy - mean confidence| by the bin's share."""
+    total = 0.0
+    for index in range(bins):
+        low, high = index / bins, (index + 1) / bins
+        members = [n for n, c in enumerate(confidence) if low < c <= high or (index == 0 and c == 0)]
+        if members:
+            accuracy = np.mean([correct[n] for n in members])
+            total += abs(accuracy - np.mean([confidence[n] for n in members])) * len(members) / len(confidence)
+    return total
+
+
+def test_oracle_of_the_specification():
+    # specs/stage1.md F.4; bins 1, 3, 3, 15, 15, 10: (.05 + |1 - .4| + |2 - 1.95| + .6666667) / 6 = .2277778
+    confidence = torch.tensor([0.05, 0.2, 0.2, 0.95, 1, 0.6666666666666666], dtype=torch.float64)
+    correct = torch.tensor([0, 1, 0, 1, 1, 0], dtype=torch.bool)
+    assert expected_calibration_error(confidence, correct) == pytest.approx(0.2277778, abs=5e-8)
+
+
+@pytest.mark.parametrize("bins", [1, 10, 15])
+@pytest.mark.parametrize("confidence", [0.1, 0.55, 0.99, 1.0])
+def test_all_correct_with_one_confidence_misses_by_the_doubt(confidence, bins):
+    error = expected_calibration_error(
+        torch.full((7,), confidence, dtype=torch.float64), torch.ones(7, dtype=torch.bool), bins=bins
+    )
+    assert error == pytest.approx(1 - confidence, abs=1e-12)
+
+
+def test_confidence_that_tells_the_accuracy_has_no_error():
+    # three of four right at .75, one of five right at .2
+    confidence = torch.tensor([0.75] * 4 + [0.2] * 5, dtype=torch.float64)
+    correct = torch.tensor([1, 1, 1, 0, 1, 0, 0, 0, 0], dtype=torch.bool)
+    assert expected_calibration_error(confidence, correct) == pytest.approx(0, abs=1e-12)
+
+
+def test_opposite_errors_cancel_within_a_bin_only():
+    # right at .6 and wrong at .4: one bin sees accuracy .5 at confidence .5, two bins see two errors of .4
+    confidence, correct = torch.tensor([0.6, 0.4], dtype=torch.float64), torch.tensor([True, False])
+    assert expected_calibration_error(confidence, correct, bins=1) == pytest.approx(0, abs=1e-12)
+    assert expected_calibration_error(confidence, correct, bins=2) == pytest.approx(0.4, abs=1e-12)
+
+
+def test_confidence_of_zero_falls_in_the_first_bin():
+    confidence, correct = torch.tensor([0.0, 0.05], dtype=torch.float64), torch.tensor([False, True])
+    # one bin: |1 - .05| / 2; a bin of its own for the zero would give the same, so the last bin must not get it:
+    assert expected_calibration_error(confidence, correct, bins=2) == pytest.approx(0.475, abs=1e-12)
+    both_ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    # apart: |1 - 0| / 2 + |0 - 1| / 2; together they would cancel to 0
+    assert expected_calibration_error(both_ends, torch.tensor([True, False]), bins=2) == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("bins", [2, 3, 5, 10, 15, 20])
+def test_bin_edges_belong_to_the_bin_below(bins):
+    # an edge and a point just above it, in different bins, with opposite errors that a shared bin would cancel
+    for index in range(1, bins):
+        confidence = [index / bins, index / bins + 0.01]
+        for correct in ([True, False], [False, True]):
+            actual = expected_calibration_error(
+                torch.tensor(confidence, dtype=torch.float64), torch.tensor(correct), bins=bins
+            )
+            assert actual == pytest.approx(naive_error(confidence, correct, bins), abs=1e-12)
+
+
+@pytest.mark.parametrize("bins", [1, 4, 15, 50])
+def test_error_agrees_with_the_loop_over_bins(bins):
+    generator = torch.Generator().manual_seed(bins)
+    confidence = torch.rand(300, generator=generator, dtype=torch.float64)
+    correct = torch.rand(300, generator=generator) < confidence**2
+    expected = naive_error(confidence.tolist(), correct.tolist(), bins)
+    assert expected_calibration_error(confidence, correct, bins=bins) == pytest.approx(expected, abs=1e-12)
+    assert expected > 0.05

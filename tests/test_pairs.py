@@ -1,0 +1,172 @@
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from selmix.pairs import ClassMembers, draw_pairs, pair_distribution
+
+GAINS = torch.tensor([[2.0, 1.0], [-1.0, 0.0]])
+LAW = torch.tensor([[0.0, 0.10, 0.25], [0.30, 0.05, 0.0], [0.05, 0.25, 0.0]], dtype=torch.float64)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def counts_of(pairs: tuple[torch.Tensor, torch.Tensor], num_classes: int) -> torch.Tensor:
+    counts = torch.zeros(num_classes, num_classes, dtype=torch.float64)
+    for i, j in zip(*(labels.tolist() for labels in pairs), strict=True):
+        counts[i, j] += 1
+    return counts
+
+
+@pytest.fixture
+def draw_uniform(monkeypatch):
+    """Make torch.rand return one fixed number of [0, 1)."""
+
+    def fix(value: float) -> None:
+        monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.zeros(shape, dtype=torch.float64) + value)
+
+    return fix
+
+
+@pytest.mark.parametrize(
+    ("inverse_temperature", "exploration", "expected"),
+    [
+        # s = ln 4, gains over the largest (1, 1/2, -, -): weights 4 and 2, the others are not positive
+        (torch.tensor(4.0).log().item(), 0.0, [[2 / 3, 1 / 3], [0, 0]]),
+        # the same at 4/5, and 1/5 spread over four pairs
+        (torch.tensor(4.0).log().item(), 0.2, [[0.8 * 2 / 3 + 0.05, 0.8 / 3 + 0.05], [0.05, 0.05]]),
+        (0.0, 0.0, [[1 / 2, 1 / 2], [0, 0]]),
+        (0.0, 0.4, [[0.4, 0.4], [0.1, 0.1]]),
+        (1e4, 0.0, [[1, 0], [0, 0]]),
+    ],
+)
+def test_law_by_hand(inverse_temperature, exploration, expected):
+    law = pair_distribution(GAINS, inverse_temperature=inverse_temperature, exploration=exploration)
+    assert law.dtype == torch.float64
+    torch.testing.assert_close(law, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("inverse_temperature", [0.0, 1.0, 30.0, 1e3])
+def test_pairs_without_positive_gain_have_exactly_no_mass(inverse_temperature):
+    gains = torch.randn(9, 9, generator=generator(1))
+    gains[3, 3] = 0
+    law = pair_distribution(gains, inverse_temperature=inverse_temperature)
+    assert (law[gains <= 0] == 0).all()
+    assert float(law.sum()) == pytest.approx(1, abs=1e-12)
+    if inverse_temperature <= 30:
+        assert (law[gains > 0] > 0).all()
+
+
+def test_exploration_reaches_every_pair_with_the_stated_mass():
+    gains = torch.randn(9, 9, generator=generator(2))
+    law = pair_distribution(gains, inverse_temperature=5, exploration=0.3)
+    assert float(law[gains <= 0].sum()) == pytest.approx(0.3 * float((gains <= 0).sum()) / 81, rel=1e-12)
+    assert float(law.min()) == pytest.approx(0.3 / 81, rel=1e-12)
+    assert float(law.sum()) == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, 7.0, 1e30])
+def test_law_ignores_the_scale_of_the_gains(scale):
+    gains = torch.randn(6, 6, generator=generator(3), dtype=torch.float64)
+    law = pair_distribution(gains, inverse_temperature=8, exploration=0.1)
+    torch.testing.assert_close(pair_distribution(scale * gains, inverse_temperature=8, exploration=0.1), law)
+
+
+def test_best_pair_is_exp_s_times_likelier_than_a_vanishing_gain():
+    law = pair_distribution(torch.tensor([[5.0, 1e-12]], dtype=torch.float64), inverse_temperature=3)
+    assert float(law[0, 0] / law[0, 1]) == pytest.approx(20.085536923187668, rel=1e-9)  # e^3
+
+
+def test_drawn_pairs_follow_the_law_and_the_test_would_notice_another():
+    counts = counts_of(draw_pairs(LAW, 20_000, generator=generator()), 3)
+    support = LAW > 0
+    assert counts.sum() == 20_000
+    assert (counts[~support] == 0).all()
+    assert chisquare(counts[support], 20_000 * LAW[support]).pvalue > 1e-3
+    # negative controls: kept and partner exchanged; a tenth of one cell moved to another
+    exchanged = (LAW.T + 1e-4) / (1 + 9e-4)
+    assert chisquare(counts.flatten(), 20_000 * exchanged.flatten()).pvalue < 1e-6
+    shifted = LAW.clone()
+    shifted[0, 2] *= 0.9
+    shifted[1, 0] += 0.1 * LAW[0, 2]
+    assert chisquare(counts[support], 20_000 * shifted[support]).pvalue < 1e-3
+
+
+def test_draws_are_independent_of_each_other():
+    # consecutive pairs of draws follow the product law
+    kept, partner = draw_pairs(LAW, 40_000, generator=generator(5))
+    cell = 3 * kept + partner
+    joint = counts_of((cell[::2], cell[1::2]), 9)
+    flat = LAW.flatten()
+    product = torch.outer(flat, flat)
+    assert chisquare(joint[product > 0], 20_000 * product[product > 0]).pvalue > 1e-3
+
+
+def test_draws_repeat_with_the_generator_and_leave_the_global_one_alone():
+    before = torch.get_rng_state()
+    first, again = (torch.stack(draw_pairs(LAW, 50, generator=generator(7))) for _ in range(2))
+    other = torch.stack(draw_pairs(LAW, 50, generator=generator(8)))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(("uniform", "cell"), [(0.0, (0, 1)), (1 - 2**-53, (2, 1))])
+@pytest.mark.parametrize("scale", [1.0, 1 + 2**-52, 1 - 2**-53, 0.1, 3.0])
+def test_extreme_uniform_numbers_never_reach_a_cell_without_mass(draw_uniform, uniform, cell, scale):
+    # the first and the last cell of the law have no mass; a total off 1 stands for rounding of the sum
+    draw_uniform(uniform)
+    kept, partner = draw_pairs(scale * LAW, 4, generator=generator())
+    assert kept.tolist() == [cell[0]] * 4
+    assert partner.tolist() == [cell[1]] * 4
+
+
+@pytest.mark.parametrize(("uniform", "cell"), [(0.0999, (0, 1)), (0.1001, (0, 2)), (0.3499, (0, 2)), (0.3501, (1, 0))])
+def test_cells_are_drawn_by_inverting_the_cumulative_law(draw_uniform, uniform, cell):
+    draw_uniform(uniform)
+    kept, partner = draw_pairs(LAW, 1, generator=generator())
+    assert (kept.item(), partner.item()) == cell
+
+
+def test_grouping_by_hand():
+    members = ClassMembers.from_labels(torch.tensor([2, 0, 2, 3, 0, 2]), 5)
+    assert members.order.tolist() == [1, 4, 0, 2, 5, 3]
+    assert members.counts.tolist() == [2, 0, 3, 1, 0]
+    assert [members.starts[label].item() for label in (0, 2, 3)] == [0, 2, 5]
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (3, 4), (2, 3, 5)])
+def test_members_belong_to_the_asked_classes_in_the_asked_shape(shape):
+    labels = torch.tensor([4, 0, 2, 2, 0, 4, 4, 2, 0, 0, 5])  # classes 1 and 3 are empty
+    present = torch.tensor([0, 2, 4, 5])
+    classes = present[torch.randint(4, shape, generator=generator(1))]
+    drawn = ClassMembers.from_labels(labels, 7).draw(classes, generator=generator(2))
+    assert drawn.shape == torch.Size(shape)
+    assert torch.equal(labels[drawn], classes)
+
+
+def test_members_are_uniform_within_their_class_and_all_are_reached():
+    labels = torch.randint(4, (60,), generator=generator(3))
+    members = ClassMembers.from_labels(labels, 4)
+    # asking for class 1 twice as often as class 0 must not change the law within either
+    classes = torch.tensor([0, 1, 1, 3]).repeat(6000)
+    counts = torch.bincount(members.draw(classes, generator=generator(4)), minlength=60)
+    assert (counts[labels == 2] == 0).all()
+    for label in (0, 1, 3):
+        of_class = counts[labels == label]
+        assert len(of_class) > 5
+        assert (of_class > 0).all()
+        assert of_class.sum() == (classes == label).sum()
+        assert chisquare(of_class).pvalue > 1e-3
+    # negative control: the test notices one member that is drawn half as often
+    dull = counts[labels == 0].double()
+    dull[0] *= 0.5
+    assert chisquare(dull).pvalue < 1e-3
+
+
+@pytest.mark.parametrize(("uniform", "expected"), [(0.0, [1, 0, 3]), (1 - 2**-53, [4, 5, 3])])
+def test_extreme_uniform_numbers_reach_the_first_and_last_member(draw_uniform, uniform, expected):
+    draw_uniform(uniform)
+    members = ClassMembers.from_labels(torch.tensor([2, 0, 2, 3, 0, 2]), 4)
+    assert members.draw(torch.tensor([0, 2, 3]), generator=generator()).tolist() == expected
