@@ -1,0 +1,99 @@
+"""The house keeps its shape: imports point down, modules stay small, the edge alone prints."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import selmix
+
+PACKAGE = Path(selmix.__file__).parent
+
+# docs/architecture.md says what each floor is for
+FLOORS = [
+    ["errors", "seeding"],
+    ["bootstrap", "calibration", "confusion", "descent", "gains", "metrics", "mixup", "pairs"],
+    ["backbones", "checkpoints", "cifar_resnet", "data", "evaluation", "features", "heads", "shipped"],
+    ["baselines", "stage1", "stage2"],
+    ["finetuning", "pipeline", "recipe", "result", "run", "training"],
+    ["commands", "__main__"],
+]
+FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def part_of(path: Path) -> str:
+    """Return the top-level part a module belongs to: `gains`, `stage2`, ..."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_parts(path: Path) -> set[str]:
+    """Return the parts of selmix that a module imports, wherever in the module the import stands."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("selmix.")}
+    return found - {"__version__"}
+
+
+def called_names(path: Path) -> set[str]:
+    return {
+        node.func.id
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down_and_modules_are_small(path):
+    if path.parent == PACKAGE and path.name == "__init__.py":
+        assert imported_parts(path) == set()
+        return
+    own = FLOOR_OF[part_of(path)]
+    upward = {part for part in imported_parts(path) if FLOOR_OF[part] > own}
+    assert not upward, f"{path} on floor {own} imports {upward} from above"
+    lines = len(path.read_text().splitlines())
+    assert lines <= 300
+    if part_of(path) == "commands":
+        assert lines <= 90
+
+
+def test_an_upward_import_would_be_seen(tmp_path):
+    module = tmp_path / "module.py"
+    module.write_text("def f():\n    from selmix.stage2.refine import refine\n    import selmix.commands.demo\n")
+    assert imported_parts(module) == {"stage2", "commands"}
+
+
+def test_every_part_stands_on_one_floor():
+    parts = {part_of(path) for path in MODULES} - {"__init__"}
+    assert parts == set(FLOOR_OF)
+    assert len(FLOOR_OF) == sum(map(len, FLOORS))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_edge_prints(path):
+    if part_of(path) != "commands":
+        assert "print" not in called_names(path)
+
+
+@pytest.mark.parametrize("part", [name for name in FLOORS[1] if name != "__init__"])
+def test_the_mathematics_reads_no_files_and_picks_no_device(part):
+    source = (PACKAGE / f"{part}.py").read_text()
+    assert "open" not in called_names(PACKAGE / f"{part}.py")
+    assert not {"pathlib", "os", "json", "io"} & {
+        name.split(".")[0]
+        for node in ast.walk(ast.parse(source))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert "cuda" not in source
