@@ -1,9 +1,11 @@
 """Weights on disk: opened without pickle's code execution, fitted to a model strictly, written atomically."""
 
 import hashlib
+import json
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -67,10 +69,13 @@ def load_strictly(model: nn.Module, state: dict[str, torch.Tensor], *, source: s
     model.load_state_dict(state)
 
 
-def save_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file atomically."""
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, Any]) -> None:
+    """Write a safetensors file atomically, the same bytes for the same content.
+
+    The metadata go into one entry, `selmix`, as JSON: several entries would be written in random order.
+    """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, safetensors.torch.save(plain, metadata))
+    write_atomically(path, safetensors.torch.save(plain, {"selmix": json.dumps(metadata)}))
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -11,7 +11,7 @@ from selmix.metrics import get_metric
 from selmix.pipeline import features_of_images, tune
 from selmix.recipe import FinetuneRecipe, refine_settings
 from selmix.result import describe
-from selmix.run import prepare_run, write_run
+from selmix.run import run_folder, write_run
 
 
 def finetune(
@@ -41,15 +41,15 @@ def finetune(
     """
     metric = get_metric(recipe.metric)
     settings = refine_settings(recipe.stage2)
-    prepare_run(out, overwrite=overwrite)
-    if recipe.features is not None:
-        data = load_features(Path(recipe.features))
-    else:
-        assert recipe.backbone is not None
-        assert recipe.data is not None
-        data = features_of_images(recipe.backbone, recipe.data, device=device, track=track)
-    tuning = tune(data, metric, settings, seed=recipe.seed)
-    document = describe(tuning, metric, command=command, seed=recipe.seed)
-    request = recipe.model_dump(exclude_none=True) | {"metric": metric.name, "stage2": vars(settings)}
-    write_run(out, document, tuning, request)
+    with run_folder(out, overwrite=overwrite):
+        if recipe.features is not None:
+            data = load_features(Path(recipe.features))
+        else:
+            assert recipe.backbone is not None
+            assert recipe.data is not None
+            data = features_of_images(recipe.backbone, recipe.data, device=device, track=track)
+        tuning = tune(data, metric, settings, seed=recipe.seed)
+        document = describe(tuning, metric, command=command, seed=recipe.seed)
+        request = recipe.model_dump(exclude_none=True) | {"metric": metric.name, "stage2": vars(settings)}
+        write_run(out, document, tuning, request)
     return document

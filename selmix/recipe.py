@@ -12,7 +12,7 @@ from selmix.errors import UsageError
 from selmix.stage1.supervised import SupervisedSettings
 from selmix.stage2.refine import RefineSettings
 
-_STRICT = ConfigDict(extra="forbid")
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _Settings = TypeVar("_Settings")
 
 
@@ -53,8 +53,8 @@ class TrainRecipe(BaseModel):
 _Recipe = TypeVar("_Recipe", FinetuneRecipe, TrainRecipe)
 
 
-def load_recipe(path: Path, kind: type[_Recipe], overrides: list[str]) -> _Recipe:
-    """Read a recipe and apply `key=value` overrides (`section.key=value` inside a section).
+def load_recipe(path: Path, kind: type[_Recipe], overrides: dict[str, Any]) -> _Recipe:
+    """Read a recipe and set the overridden keys (`section.key` inside a section).
 
     Raises:
         UsageError: naming the file and every fault.
@@ -63,7 +63,7 @@ def load_recipe(path: Path, kind: type[_Recipe], overrides: list[str]) -> _Recip
         content = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"recipe {path} cannot be read: {error}") from error
-    for key, value in parse_assignments(overrides).items():
+    for key, value in overrides.items():
         section, dot, name = key.rpartition(".")
         target = content.setdefault(section, {}) if dot else content
         if not isinstance(target, dict):

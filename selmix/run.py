@@ -1,6 +1,8 @@
 """A run on disk: one folder with what was asked, what came out, and what is needed to repeat it."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ from selmix.pipeline import Tuning
 _RESULT = "result.json"
 
 
-def prepare_run(out: Path, *, overwrite: bool) -> None:
-    """Make the run folder, before anything expensive starts.
+@contextmanager
+def run_folder(out: Path, *, overwrite: bool) -> Iterator[None]:
+    """Make the run folder before anything expensive starts; take it away again if nothing came of it.
 
     Raises:
         UsageError: if `out` is a file or cannot be made, holds a run and `overwrite` is off, or holds other files.
@@ -31,6 +34,11 @@ def prepare_run(out: Path, *, overwrite: bool) -> None:
         probe.unlink()
     except OSError as error:
         raise UsageError(f"--out {out} cannot be written ({error.strerror}); name another folder") from error
+    try:
+        yield
+    finally:
+        if not any(out.iterdir()):
+            out.rmdir()
 
 
 def write_run(out: Path, document: dict[str, Any], tuning: Tuning, request: dict[str, Any]) -> None:
@@ -45,10 +53,10 @@ def write_run(out: Path, document: dict[str, Any], tuning: Tuning, request: dict
     (out / _RESULT).unlink(missing_ok=True)
     head = tuning.heads["after"]
     metadata = {
-        "class_names": json.dumps(tuning.data.class_names),
+        "class_names": tuning.data.class_names,
         "metric": document["metric"],
-        "digests": json.dumps(tuning.data.digests),
-        "selmix": document["versions"]["selmix"],
+        "digests": tuning.data.digests,
+        "version": document["versions"]["selmix"],
     }
     save_tensors({"weight": head.weight, "bias": head.bias}, out / "head.safetensors", metadata)
     write_atomically(out / "splits.json", json.dumps(tuning.data.ids) + "\n")

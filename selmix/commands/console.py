@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import track as rich_track
 
 from selmix.errors import SelmixError
@@ -31,17 +32,13 @@ def guarded(*, quiet: bool, debug: bool) -> Iterator[None]:
     except SelmixError as error:
         if debug:
             err.print_exception()
-        err.print(f"[red]error:[/red] {_plain(str(error))}", soft_wrap=True, highlight=False)
+        err.print(f"[red]error:[/red] {escape(' '.join(str(error).split()))}", soft_wrap=True, highlight=False)
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
         err.print("interrupted")
         raise typer.Exit(INTERRUPTED) from error
     finally:
         logger.removeHandler(handler)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split()).replace("[", "\\[")
 
 
 def progress(*, quiet: bool) -> Track | None:

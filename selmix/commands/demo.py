@@ -10,7 +10,7 @@ from selmix.commands.options import Debug, Device, DeviceName, Json, Overwrite, 
 from selmix.commands.show import show_result
 from selmix.finetuning import finetune
 from selmix.pipeline import choose_device
-from selmix.recipe import FinetuneRecipe, load_recipe
+from selmix.recipe import FinetuneRecipe, load_recipe, parse_assignments
 from selmix.run import is_run_of
 from selmix.shipped import shipped_recipe
 
@@ -35,8 +35,8 @@ def demo(
     The same as: selmix finetune --backbone shipped:fashion_resnet32 --data shipped:fashion_mnist_lt --metric min_recall
     """
     with guarded(quiet=quiet, debug=debug):
-        overrides = [f"stage2.{setting}" for setting in settings or []]
-        recipe = load_recipe(shipped_recipe("demo"), FinetuneRecipe, [f'metric="{metric}"', f"seed={seed}", *overrides])
+        stage2 = {f"stage2.{key}": value for key, value in parse_assignments(settings or []).items()}
+        recipe = load_recipe(shipped_recipe("demo"), FinetuneRecipe, {"metric": metric, "seed": seed, **stage2})
         document = finetune(
             recipe,
             out,

@@ -9,7 +9,7 @@ import typer
 from selmix.commands.console import guarded, out, progress
 from selmix.commands.options import Debug, Device, DeviceName, Json, Out, Quiet, Settings
 from selmix.pipeline import choose_device
-from selmix.recipe import TrainRecipe, load_recipe
+from selmix.recipe import TrainRecipe, load_recipe, parse_assignments
 from selmix.training import train_backbone
 
 
@@ -28,7 +28,7 @@ def train(
     """
     with guarded(quiet=quiet, debug=debug):
         manifest = train_backbone(
-            load_recipe(recipe, TrainRecipe, settings or []),
+            load_recipe(recipe, TrainRecipe, parse_assignments(settings or [])),
             folder,
             device=choose_device(device),
             track=progress(quiet=quiet),

@@ -1,0 +1,57 @@
+"""The before/after tables of a run."""
+
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+_LOWER_IS_BETTER = {"ece"}
+
+
+def percent(value: float | None) -> str:
+    """Return a rate as a percentage with one decimal, `-` where it is undefined."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _points(change: float | None, *, up_is_good: bool = True) -> str:
+    if change is None:
+        return "-"
+    colour = "dim" if change == 0 else "green" if (change > 0) == up_is_good else "red"
+    return f"[{colour}]{100 * change:+.1f}[/{colour}]"
+
+
+def class_table(document: dict[str, Any], split: str) -> Table:
+    """Return the recall of every class before and after on a split."""
+    table = Table(title=f"recall of each class on {split}, %", title_justify="left")
+    table.add_column("class")
+    for column in ("train images", "before", "balanced", "after", "change"):
+        table.add_column(column, justify="right")
+    recall = {name: document["recall"][name][split] for name in ("before", "balanced", "after")}
+    for label, name in enumerate(document["class_names"]):
+        before, balanced, after = (recall[head][label] for head in ("before", "balanced", "after"))
+        count = document["support"]["train"][label]
+        table.add_row(escape(name), str(count), *map(percent, (before, balanced, after)), _points(after - before))
+    return table
+
+
+def metric_table(document: dict[str, Any], split: str) -> Table:
+    """Return every metric before and after on a split, with intervals where there are some."""
+    role = "steered the tuning" if split == "val" else "looked at once, at the end"
+    table = Table(title=f"every metric on {split} ({role}), %", title_justify="left")
+    table.add_column("metric")
+    intervals = document["interval"].get("change", {}).get(split, {})
+    for column in ("before", "balanced", "after", "change", *(["95 % interval"] if intervals else [])):
+        table.add_column(column, justify="right")
+    for name, after in document["after"][split].items():
+        before, balanced = document["before"][split][name], document["balanced"][split][name]
+        row = [
+            percent(before),
+            percent(balanced),
+            percent(after),
+            _points(None if after is None else after - before),
+        ]
+        if name in intervals:
+            low, high = intervals[name]
+            row.append(f"{100 * low:+.1f} .. {100 * high:+.1f}")
+        table.add_row(f"[bold]{name}[/bold]" if name == document["metric"] else name, *row)
+    return table

@@ -1,0 +1,102 @@
+"""Small data sets, files and models that several test files need."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from selmix.backbones import build_model
+from selmix.checkpoints import file_digest, save_tensors
+from selmix.data.images import ImageSplit
+from selmix.features.labeled import LabeledFeatures
+
+
+def gaussian_splits(
+    train_counts: list[int], *, seed: int, spread: float = 1.5, width: int = 8, per_class: int = 200
+) -> dict[str, LabeledFeatures]:
+    """Return unit-variance Gaussian classes: an imbalanced train, and a balanced val and test of `per_class` each.
+
+    The centres are drawn with standard deviation `spread` per axis: below about 1 the classes overlap.
+    """
+    rng = np.random.default_rng(seed)
+    centres = spread * rng.standard_normal((len(train_counts), width))
+
+    def split(counts: list[int]) -> LabeledFeatures:
+        labels = np.repeat(np.arange(len(counts)), counts)
+        features = centres[labels] + rng.standard_normal((len(labels), width))
+        return LabeledFeatures(torch.from_numpy(features).float(), torch.from_numpy(labels))
+
+    balanced = [per_class] * len(train_counts)
+    return {"train": split(train_counts), "val": split(balanced), "test": split(balanced)}
+
+
+def noise_image(seed: int, size: tuple[int, int] = (6, 5)) -> Image.Image:
+    """Return an RGB image of noise; size is (width, height)."""
+    width, height = size
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def write_images(folder: Path, count: int) -> None:
+    """Write `count` small PNG files, 0.png, 1.png, ..."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        noise_image(index).save(folder / f"{index}.png")
+
+
+def write_image_folder(root: Path, counts: dict[str, dict[str, int]]) -> Path:
+    """Write ROOT/SPLIT/CLASS/INDEX.png with the given number of images per split and class."""
+    for split, classes in counts.items():
+        for name, count in classes.items():
+            write_images(root / split / name, count)
+    return root
+
+
+def image_split(images: list[Image.Image]) -> ImageSplit:
+    """Return a split of images in memory, without labels."""
+    return ImageSplit([f"image{index}" for index in range(len(images))], None, images.__getitem__)
+
+
+def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> Path:
+    """Write an `.npz` and return its path."""
+    np.savez(path, **arrays)
+    return path
+
+
+def scattered(model: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Give every floating parameter and buffer of a model random values near 1, so that none is at its default."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point():
+                scale = 1.0 if tensor.ndim < 2 else tensor[0].numel() ** -0.5
+                tensor.copy_((tensor.ndim < 2) + scale * 0.3 * torch.randn(tensor.shape, generator=generator))
+    return model
+
+
+def write_backbone_folder(folder: Path, *, seed: int = 0, **changes: object) -> torch.nn.Module:
+    """Write a cifar_resnet20 of random weights as stage one writes it, with `changes` in the manifest; return it."""
+    model = scattered(build_model("cifar_resnet20", num_classes=3), seed).eval()
+    folder.mkdir(parents=True)
+    save_tensors(model.state_dict(), folder / "model.safetensors", {})
+    manifest = {
+        "architecture": "cifar_resnet20",
+        "input_size": [3, 32, 32],
+        "mean": [0.5, 0.25, 0.125],
+        "std": [0.5, 0.25, 0.2],
+        "class_names": ["ant", "bee", "cat"],
+        "sha256": file_digest(folder / "model.safetensors"),
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest | changes))
+    return model
+
+
+class Trap:
+    """An object whose unpickling creates a file: what a malicious pickle would do."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)

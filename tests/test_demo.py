@@ -1,0 +1,76 @@
+"""The demo, whole: what the README promises is what happens."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def demo_runs(tmp_path_factory):
+    """Run the demo twice in its default place, as a user would; return both results and the first output."""
+    folder = tmp_path_factory.mktemp("demo")
+    results, outputs = [], []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", str(ROOT / "cli.py"), "demo", "--device", "cpu"],
+            cwd=folder, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        outputs.append(done)
+        results.append(json.loads((folder / "runs" / "demo" / "result.json").read_text()))
+    return results, outputs
+
+
+def test_the_demo_raises_the_worst_recall_by_ten_points_and_beats_the_balanced_head(demo_runs):
+    (result, _), _ = demo_runs
+    before, balanced, after = (result[head]["test"]["min_recall"] for head in ("before", "balanced", "after"))
+    assert after >= before + 0.10
+    assert after > balanced
+    low, _ = result["interval"]["change"]["test"]["min_recall"]
+    assert low > 0.10
+    assert result["interval"]["change_from_balanced"]["test"]["min_recall"][0] > 0
+    assert result["before_is"] == "given head"
+    assert not result["optimistic"]
+
+
+def test_the_same_seed_gives_the_same_result_twice(demo_runs):
+    (first, second), (output, again) = demo_runs
+    first, second = dict(first), dict(second)
+    assert set(first.pop("seconds")) == set(second.pop("seconds")) == {"extract", "tune"}
+    assert first == second
+    assert output.stdout == again.stdout
+    assert output.stderr == again.stderr == ""
+
+
+def test_the_before_is_what_the_manifest_says(demo_runs):
+    (result, _), _ = demo_runs
+    manifest = json.loads((ROOT / "pretrained" / "fashion_resnet32" / "manifest.json").read_text())
+    for split in ("val", "test"):
+        assert result["before"][split] == pytest.approx(manifest["metrics"][split], abs=2e-3)
+    assert result["support"]["train"] == manifest["class_counts"]
+
+
+def numbers(text: str) -> list[float]:
+    return [float(number) for number in re.findall(r"(?<![\w.])[+-]?\d+\.\d", text)]
+
+
+def test_the_readme_shows_this_output(demo_runs):
+    _, (output, _) = demo_runs
+    readme = (ROOT / "README.md").read_text()
+    shown = readme.split("prints:\n\n```\n")[1].split("\n```")[0].splitlines()
+    printed = [line.rstrip() for line in output.stdout.splitlines()]
+    rows = [line for line in shown if line.startswith("│")]
+    assert len(rows) == 10 + 13
+    for row in rows:
+        name = row.split("│")[1].strip()
+        # the test table comes last; another processor may round a few images the other way
+        match = next(line for line in reversed(printed) if line.startswith("│") and line.split("│")[1].strip() == name)
+        assert numbers(match) == pytest.approx(numbers(row), abs=1.5), name
+    headline = next(line for line in shown if line.startswith("min_recall on test"))
+    assert any(line.startswith("min_recall on test") for line in printed)
+    assert "a head retrained with class-balanced sampling" in headline

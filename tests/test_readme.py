@@ -1,0 +1,71 @@
+"""Every command that the README shows runs."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from selmix.commands import app
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    line for language, text in BLOCKS if not language for line in text.splitlines() if line.startswith("selmix ")
+]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with what the README takes for granted: images of two classes, a checkpoint, the features it makes."""
+    folder = tmp_path_factory.mktemp("readme")
+    rng = np.random.default_rng(0)
+    for split, counts in {"train": (12, 6), "val": (6, 6), "test": (6, 6)}.items():
+        for name, count, brightness in zip(("cat", "dog"), counts, (90, 160), strict=True):
+            (folder / "my_images" / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = rng.normal(brightness, 60, size=(32, 32, 3)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / "my_images" / split / name / f"{index:03}.jpg")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        safetensors.torch.save_file(timm.create_model("resnet18").state_dict(), folder / "resnet18.safetensors")
+    (script,) = [text for language, text in BLOCKS if language == "python"]
+    subprocess.run([sys.executable, "-c", script], cwd=folder, check=True)
+    return folder
+
+
+def test_the_readme_has_commands():
+    assert {line.split()[1] for line in COMMANDS} == {"finetune", "metrics", "demo"}
+    assert len(COMMANDS) >= 5
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_command_runs(command, workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    result = CliRunner().invoke(app, shlex.split(command)[1:])
+    assert result.exit_code == 0, result.output
+
+
+def test_the_run_folder_holds_what_the_readme_lists(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    words = ["finetune", "--features", "features.npz", "--metric", "min_recall", "--out", "runs/listed", "--quiet"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    listed = set(re.findall(r"^\| `([\w.]+)` \|", README, flags=re.MULTILINE))
+    assert listed == {path.name for path in (workplace / "runs" / "listed").iterdir()}
+
+
+def test_make_targets_and_links_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", README, flags=re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (ROOT / link).exists(), link
