@@ -15,7 +15,7 @@ from torch import nn
 
 import selmix.cifar_resnet  # noqa: F401  registers the CIFAR networks with timm
 from selmix.checkpoints import file_digest, load_strictly, read_state_dict
-from selmix.errors import DataError, UsageError
+from selmix.errors import DataError, UsageError, suggestion
 from selmix.heads import LinearHead
 from selmix.shipped import PREFIX, read_manifest, shipped_folder
 
@@ -78,9 +78,7 @@ def build_model(arch: str, **options: Any) -> Any:
         UsageError: if timm knows no such name; the message lists near ones.
     """
     if not timm.is_model(arch):
-        near = timm.list_models(f"*{arch.split('.')[0][:8]}*")[:3]
-        hint = f"; near names: {', '.join(near)}" if near else ""
-        raise UsageError(f"timm has no model {arch!r}{hint}")
+        raise UsageError(f"timm has no model {arch!r}: {suggestion(arch, timm.list_models(), listed=False)}")
     return timm.create_model(arch, **options)
 
 

@@ -1,5 +1,8 @@
 """The typed errors of selmix: each is one line for a person and a stable exit code for a script."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class SelmixError(Exception):
     """A fault that the user can mend: the rule, the value and the remedy in one line."""
@@ -34,3 +37,15 @@ def check_settings(settings: object, rules: dict[str, tuple[str, bool]]) -> None
     ]
     if faults:
         raise UsageError("; ".join(faults))
+
+
+def suggestion(wrong: str, known: Iterable[str], *, listed: bool = True) -> str:
+    """Return the nearest of the known names, if one is near, and the list of them all unless it is too long to show.
+
+    >>> suggestion("shrit", ["shirt", "coat"])
+    'did you mean shirt? there are: shirt, coat'
+    """
+    names = list(known)
+    near = difflib.get_close_matches(wrong, names, n=1)
+    parts = [f"did you mean {name}?" for name in near] + [f"there are: {', '.join(names)}"] * listed
+    return " ".join(parts) or "there is none of a similar name"

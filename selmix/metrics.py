@@ -5,14 +5,13 @@ recall and is left out of the metric; it still counts as a wrong prediction for 
 class must have samples.
 """
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from selmix.confusion import class_prior, coverage, recall, row_normalised
-from selmix.errors import UsageError
+from selmix.errors import UsageError, suggestion
 
 MetricFunction = Callable[[torch.Tensor], torch.Tensor]
 
@@ -120,9 +119,7 @@ def get_metric(name: str) -> Metric:
     """
     canonical = ALIASES.get(name, name)
     if canonical not in METRICS:
-        near = difflib.get_close_matches(name, [*METRICS, *ALIASES], n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(f"unknown metric {name!r}: {hint}There are: {', '.join(METRICS)}")
+        raise UsageError(f"unknown metric {name!r}: {suggestion(name, [*METRICS, *ALIASES])}")
     return METRICS[canonical]
 
 

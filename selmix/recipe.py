@@ -1,14 +1,13 @@
 """Recipes: TOML files that say what to run, checked completely before anything starts."""
 
 import dataclasses
-import difflib
 import tomllib
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
 
-from selmix.errors import UsageError
+from selmix.errors import UsageError, suggestion
 from selmix.stage1.supervised import SupervisedSettings
 from selmix.stage2.refine import RefineSettings
 
@@ -135,9 +134,7 @@ def _all_faults(error: ValidationError, known: list[str]) -> str:
 def _fault(location: tuple[int | str, ...], kind: str, message: str, value: Any, known: list[str]) -> str:
     key = ".".join(str(part) for part in location)
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        near = difflib.get_close_matches(key, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
-        return f"unknown key {key}: {hint}"
+        return f"unknown key {key}: {suggestion(key, known)}"
     if kind == "missing":
         return f"{key} is missing"
     if kind == "value_error":

@@ -1,11 +1,10 @@
 """What ships with selmix: backbones, images and recipes, found in a checkout and in an installed wheel alike."""
 
-import difflib
 import json
 from pathlib import Path
 from typing import Any
 
-from selmix.errors import DataError, UsageError
+from selmix.errors import DataError, UsageError, suggestion
 
 _PACKAGE = Path(__file__).parent
 # the wheel carries the top-level folders inside the package; a checkout has them beside it
@@ -27,9 +26,7 @@ def shipped_folder(name: str, required_file: str) -> Path:
     """
     names = shipped_names(required_file)
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {PREFIX}{near[0]}? " if near else ""
-        raise UsageError(f"nothing called {name!r} ships: {hint}There are: {', '.join(PREFIX + n for n in names)}")
+        raise UsageError(f"nothing called {name!r} ships: {suggestion(name, names)}")
     return _ROOT / "pretrained" / name
 
 
@@ -42,7 +39,7 @@ def shipped_recipe(name: str) -> Path:
     path = _ROOT / "recipes" / f"{name}.toml"
     if not path.is_file():
         names = sorted(path.stem for path in (_ROOT / "recipes").glob("*.toml"))
-        raise UsageError(f"no recipe called {name!r} ships. There are: {', '.join(names)}")
+        raise UsageError(f"no recipe called {name!r} ships: {suggestion(name, names)}")
     return path
 
 

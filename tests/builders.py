@@ -65,13 +65,15 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> Path:
 
 
 def scattered(model: torch.nn.Module, seed: int) -> torch.nn.Module:
-    """Give every floating parameter and buffer of a model random values near 1, so that none is at its default."""
+    """Give every weight and every statistic of a model random values, so that none is at its default."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in model.state_dict().values():
-            if tensor.is_floating_point():
-                scale = 1.0 if tensor.ndim < 2 else tensor[0].numel() ** -0.5
-                tensor.copy_((tensor.ndim < 2) + scale * 0.3 * torch.randn(tensor.shape, generator=generator))
+            uniform = torch.rand(tensor.shape, generator=generator)
+            if tensor.ndim > 1:
+                tensor.copy_((uniform - 0.5) * 4 / tensor[0].numel() ** 0.5)
+            elif tensor.is_floating_point():
+                tensor.copy_(uniform + 0.5)
     return model
 
 

@@ -1,5 +1,6 @@
 """Arrays on disk: what the digest sees, and that no fault of a file is anything but a DataError."""
 
+import gc
 import io
 import zipfile
 
@@ -61,12 +62,6 @@ def flipped(tmp_path) -> bytes:
     return plain(tmp_path).replace(ARRAYS["b"].tobytes(), ARRAYS["b"].tobytes()[::-1])
 
 
-def single(tmp_path) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, ARRAYS["a"])
-    return buffer.getvalue()
-
-
 def damaged_deflate(tmp_path) -> bytes:
     np.savez_compressed(tmp_path / "zeros.npz", a=np.zeros(10000))
     with zipfile.ZipFile(tmp_path / "zeros.npz") as archive:
@@ -80,7 +75,6 @@ FAULTS = {
     "pickled": pickled,
     "flipped": flipped,
     "damaged deflate": damaged_deflate,
-    "single array": single,
     "truncated at the start": lambda path: plain(path)[:100],
     "truncated at the end": lambda path: plain(path)[:-10],
     "text": lambda path: b"train_features,train_labels\n1,2\n",
@@ -89,6 +83,8 @@ FAULTS = {
 }
 
 
+# np.load itself leaves a truncated file open; the collection keeps that warning from reaching another test
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_faulty_file_is_a_data_error_that_names_it(tmp_path, fault):
     path = tmp_path / "faulty.npz"
@@ -98,6 +94,8 @@ def test_a_faulty_file_is_a_data_error_that_names_it(tmp_path, fault):
     assert str(path) in str(caught.value)
     assert "np.savez" in str(caught.value)
     assert not (tmp_path / "executed").exists()
+    del caught
+    gc.collect()
 
 
 def test_the_trap_works(tmp_path):

@@ -123,8 +123,8 @@ FAULTS = {
     "class missing in val": ({"val_labels": np.array([0, 2] * 3)}, ["val has no sample of class bee"]),
     "class missing in train": ({"train_labels": np.arange(9) % 2}, ["train has no sample of class cat"]),
     "several contents": (
-        {"val_labels": np.array([0, 2] * 3)} | with_value("test_labels", (1,), 7) | with_value("head_bias", (0,), np.inf),
-        ["val has no sample of class bee", "test_labels must lie in 0..2", "head_bias has NaN or infinite"],
+        with_value("test_labels", (1,), 7) | with_value("head_bias", (0,), np.inf) | {"val_labels": np.zeros(6, int)},
+        ["val has no sample of class bee, cat", "test_labels must lie in 0..2", "head_bias has NaN or infinite"],
     ),
 }  # fmt: skip
 

@@ -1,0 +1,131 @@
+"""What is reported of a head, against scikit-learn and by hand; groups by training count, never by index."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from oracles import count_confusions, random_labels
+from sklearn import metrics as sk
+
+from selmix.evaluation import UNDEFINED, ClassGroups, count_statistics, defined_statistics, evaluate
+from selmix.features.labeled import LabeledFeatures
+from selmix.heads import LinearHead
+
+# recalls 0.8, 0.5, 0.25; coverage 10/24, 8/24, 6/24
+COUNTS = torch.tensor([[8.0, 1, 1], [1, 5, 4], [1, 2, 1]], dtype=torch.float64)
+GROUPS = ClassGroups.from_counts(torch.tensor([10, 500, 50]))
+
+
+def test_statistics_by_hand():
+    result = count_statistics(COUNTS, GROUPS)
+    expected = {
+        "accuracy": 14 / 24,
+        "mean_recall": (0.8 + 0.5 + 0.25) / 3,
+        "min_recall": 0.25,
+        "geometric_mean": 0.1 ** (1 / 3),
+        "harmonic_mean": 3 / (1.25 + 2 + 4),
+        "macro_f1": (16 / 20 + 10 / 18 + 2 / 10) / 3,
+        "q_mean": 1 - ((0.2**2 + 0.5**2 + 0.75**2) / 3) ** 0.5,
+        "min_coverage": 6 / 24,
+        "head_recall": 0.5,
+        "medium_recall": 0.25,
+        "tail_recall": 0.8,
+        "min_head_tail_recall": 0.5,
+    }
+    assert result == pytest.approx(expected, abs=1e-15)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_statistics_agree_with_scikit_learn(seed):
+    labels, predictions = random_labels(6, seed=seed)
+    result = count_statistics(count_confusions(labels, predictions, 6), ClassGroups.from_counts(torch.ones(6)))
+    pair = labels.numpy(), predictions.numpy()
+    assert result["accuracy"] == pytest.approx(sk.accuracy_score(*pair), abs=1e-12)
+    assert result["mean_recall"] == pytest.approx(sk.balanced_accuracy_score(*pair), abs=1e-12)
+    assert result["macro_f1"] == pytest.approx(sk.f1_score(*pair, average="macro"), abs=1e-12)
+    recalls = sk.recall_score(*pair, average=None)
+    assert result["min_recall"] == pytest.approx(recalls.min(), abs=1e-12)
+    assert result["tail_recall"] == pytest.approx(recalls.mean(), abs=1e-12)
+
+
+def test_groups_have_their_borders_at_100_and_20():
+    members = ClassGroups.from_counts(torch.tensor([19, 100, 20, 101, 1, 5000])).members
+    assert members["head"].tolist() == [False, False, False, True, False, True]
+    assert members["medium"].tolist() == [False, True, True, False, False, False]
+    assert members["tail"].tolist() == [True, False, False, False, True, False]
+
+
+def test_groups_follow_the_classes_and_not_their_index():
+    counts = torch.tensor([300, 120, 40, 30, 5, 2])
+    confusion = torch.randint(1, 20, (6, 6), generator=torch.Generator().manual_seed(0)).double()
+    order = torch.tensor([4, 2, 0, 5, 1, 3])
+    plain = count_statistics(confusion, ClassGroups.from_counts(counts))
+    renamed = count_statistics(confusion[order][:, order], ClassGroups.from_counts(counts[order]))
+    assert renamed == pytest.approx(plain, abs=1e-15)
+
+
+SAMPLES = {"head": 200, "medium": 50, "tail": 5}
+PRESENT = [groups for size in (1, 2, 3) for groups in itertools.combinations(SAMPLES, size)]
+
+
+@pytest.mark.parametrize("groups", PRESENT, ids="-".join)
+def test_what_is_undefined_is_none_with_a_reason(groups):
+    class_counts = torch.tensor([SAMPLES[group] for group in groups])
+    own = ClassGroups.from_counts(class_counts)
+    confusion = torch.ones(len(groups), len(groups), dtype=torch.float64)
+    result = count_statistics(confusion, own)
+    undefined = {f"{group}_recall" for group in SAMPLES if group not in groups}
+    if not {"head", "tail"} <= set(groups):
+        undefined.add("min_head_tail_recall")
+    assert {name for name, value in result.items() if value is None} == undefined
+    assert undefined <= set(UNDEFINED)
+    assert defined_statistics(own)(confusion) == {name: v for name, v in result.items() if name not in undefined}
+
+
+def test_every_reason_can_be_met():
+    assert set(UNDEFINED) == {f"{group}_recall" for group in SAMPLES} | {"min_head_tail_recall"}
+
+
+def naive_ece(confidence: list[float], correct: list[bool], bins: int = 15) -> float:
+    """Sum over bins ((b - 1) / 15, b / 15] the share of samples times |accuracy - mean confidence|."""
+    total = 0.0
+    for number in range(bins):
+        inside = [i for i, c in enumerate(confidence) if number / bins < c <= (number + 1) / bins]
+        if inside:
+            accuracy = sum(correct[i] for i in inside) / len(inside)
+            total += len(inside) * abs(accuracy - sum(confidence[i] for i in inside) / len(inside))
+    return total / len(confidence)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_evaluate_agrees_with_scikit_learn_and_naive_calibration(seed):
+    rng = np.random.default_rng(seed)
+    labels = np.concatenate([np.arange(4), rng.choice(4, 300, p=[0.5, 0.3, 0.15, 0.05])])
+    features = rng.standard_normal((304, 5)) + np.eye(4, 5)[labels]
+    weight, bias = 2 * np.eye(4, 5), rng.standard_normal(4)
+    logits = features @ weight.T + bias
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    predictions = logits.argmax(1)
+
+    head = LinearHead(torch.from_numpy(weight).float(), torch.from_numpy(bias).float())
+    split = LabeledFeatures(torch.from_numpy(features).float(), torch.from_numpy(labels))
+    result = evaluate(head, split, ClassGroups.from_counts(torch.tensor([500, 50, 40, 5])))
+    assert result.predictions.tolist() == predictions.tolist()
+    recalls = sk.recall_score(labels, predictions, average=None)
+    assert result.recall == pytest.approx(recalls, abs=1e-12)
+    assert result.metrics["tail_recall"] == pytest.approx(recalls[3], abs=1e-12)
+    assert result.metrics["medium_recall"] == pytest.approx(recalls[1:3].mean(), abs=1e-12)
+    assert result.metrics["accuracy"] == pytest.approx((predictions == labels).mean(), abs=1e-12)
+    assert result.metrics["min_coverage"] == pytest.approx(np.bincount(predictions).min() / 304, abs=1e-12)
+    ece = naive_ece(probabilities.max(1).tolist(), (predictions == labels).tolist())
+    assert ece > 0.01
+    assert result.metrics["ece"] == pytest.approx(ece, abs=1e-5)
+
+
+def test_a_class_that_is_never_predicted_has_coverage_and_recall_zero():
+    counts = torch.tensor([[3.0, 0], [2, 0]], dtype=torch.float64)
+    result = count_statistics(counts, ClassGroups.from_counts(torch.tensor([200, 5])))
+    assert result["min_coverage"] == result["min_recall"] == result["tail_recall"] == 0
+    assert result["geometric_mean"] == result["harmonic_mean"] == 0
+    assert result["macro_f1"] == pytest.approx((6 / 8 + 0) / 2)
