@@ -88,7 +88,7 @@ def load_backbone_folder(folder: Path, *, name: str | None = None) -> Backbone:
     Raises:
         DataError: if the weights do not match the manifest or the architecture.
     """
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, "architecture", "class_names", "input_size", "mean", "std", "sha256")
     weights = folder / "model.safetensors"
     if file_digest(weights) != manifest["sha256"]:
         raise DataError(f"{weights} does not match the sha256 of its manifest; reinstall selmix")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,16 @@ from selmix.errors import DataError
 
 
 def file_digest(path: Path) -> str:
-    """Return the sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the sha256 of a file's bytes.
+
+    Raises:
+        DataError: if the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from error
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
@@ -32,29 +40,40 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise DataError(f"no such checkpoint: {path}")
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        content = safetensors.torch.load_file(path) if path.suffix == ".safetensors" else _load_tensors(path)
+    except pickle.UnpicklingError as error:
         raise DataError(
-            f"{path} cannot be opened safely ({reason}); save the state dict with safetensors or torch.save"
+            f"{path} holds more than plain tensors, or is damaged; save model.state_dict() with safetensors"
         ) from error
+    except Exception as error:  # whatever the readers raise on foreign bytes
+        raise DataError(f"{path} is damaged or no checkpoint ({type(error).__name__}); fetch it again") from error
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
+    ):
         raise DataError(f"{path} holds no state dict (a mapping of names to tensors); save model.state_dict()")
     return {name.removeprefix("module."): value for name, value in content.items()}
+
+
+def _load_tensors(path: Path) -> Any:
+    """Read a PyTorch checkpoint without running its code; what the reader warns of is for its makers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def load_strictly(model: nn.Module, state: dict[str, torch.Tensor], *, source: str) -> None:
     """Load `state` into `model`; every key and shape must match.
 
+    The batch counters of batch norm alone may be missing: old files have none, and inference does not need them.
+
     Raises:
         DataError: with the missing, unexpected and misshapen keys.
     """
     own = model.state_dict()
+    state = {key: own[key] for key in own if key.endswith(".num_batches_tracked")} | state
     faults = [
         f"{kind} {', '.join(keys[:5])}{f' and {len(keys) - 5} more' if len(keys) > 5 else ''}"
         for kind, keys in (

@@ -43,17 +43,18 @@ def shipped_recipe(name: str) -> Path:
     return path
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read `manifest.json` of a shipped folder.
+def read_manifest(folder: Path, *required: str) -> dict[str, Any]:
+    """Read `manifest.json` of a folder of weights or images.
 
     Raises:
-        DataError: if it is missing or no JSON object.
+        DataError: if it is missing, no JSON object, or lacks a required key.
     """
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not readable ({error}); reinstall selmix") from error
-    if not isinstance(manifest, dict):
-        raise DataError(f"{path} must hold a JSON object; reinstall selmix")
+        raise DataError(f"{path} is not readable ({error}); fetch the folder again") from error
+    missing = [key for key in required if not isinstance(manifest, dict) or key not in manifest]
+    if missing:
+        raise DataError(f"{path} lacks {', '.join(missing)}; fetch the folder again")
     return manifest

@@ -1,8 +1,6 @@
 """Arrays on disk: named `.npz` members read without pickle, and a digest of their content."""
 
 import hashlib
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +27,12 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise DataError(f"no such features file: {path}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} is a single array; write a .npz with np.savez(path, train_features=..., ...)")
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is not a readable .npz of plain arrays ({error}); write it with np.savez") from error
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            arrays = {} if isinstance(archive, np.ndarray) else {name: archive[name] for name in archive.files}
+    except Exception as error:  # whatever the readers raise on foreign bytes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path} is not a readable .npz of plain arrays ({reason}); write it with np.savez") from error
+    if not arrays or not all(isinstance(array, np.ndarray) for array in arrays.values()):
+        raise DataError(f"{path} is no .npz of named arrays; write it with np.savez(path, train_features=..., ...)")
+    return arrays

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from selmix.data.images import ImageData, ImageSplit
+from selmix.data.images import ImageData, ImageSplit, to_rgb
 from selmix.errors import DataError
 
 logger = logging.getLogger("selmix")
@@ -23,13 +23,11 @@ def load_image_folder(root: Path) -> ImageData:
     if not (root / "train").is_dir():
         missing = root if not root.is_dir() else root / "train"
         raise DataError(f"no such folder: {missing}; expected {root}/train/CLASS/image.jpg (and val, test likewise)")
-    class_names = _class_folders(root / "train")
+    folders = {split: _class_folders(root / split) for split in ("train", "val", "test") if (root / split).is_dir()}
+    class_names = folders["train"]
     if not class_names:
         raise DataError(f"{root / 'train'} has no class folders; expected {root}/train/CLASS/image.jpg")
-    splits = {}
-    for split in ("train", "val", "test"):
-        if (root / split).is_dir():
-            splits[split] = _labeled_split(root, split, class_names)
+    splits = {split: _labeled_split(root, split, found, class_names) for split, found in folders.items()}
     if (root / "unlabeled").is_dir():
         splits["unlabeled"] = _path_split(root, _image_paths(root / "unlabeled"), None)
     return ImageData(class_names, splits, _digest(class_names, splits))
@@ -43,8 +41,7 @@ def _class_folders(folder: Path) -> list[str]:
     return [name for name in names if name not in hidden]
 
 
-def _labeled_split(root: Path, split: str, class_names: list[str]) -> ImageSplit:
-    found = _class_folders(root / split)
+def _labeled_split(root: Path, split: str, found: list[str], class_names: list[str]) -> ImageSplit:
     missing, extra = sorted(set(class_names) - set(found)), sorted(set(found) - set(class_names))
     if missing or extra:
         faults = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"adds {', '.join(extra)}"] * bool(extra)
@@ -74,7 +71,7 @@ def _path_split(root: Path, paths: list[Path], labels: np.ndarray | None) -> Ima
     def open_image(position: int) -> Image.Image:
         try:
             with Image.open(paths[position]) as image:
-                return image.convert("RGB")
+                return to_rgb(image)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(f"unreadable image {paths[position]} ({error}); replace or remove it") from error
 

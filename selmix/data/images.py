@@ -45,6 +45,21 @@ class ImageData:
     digest: str
 
 
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image of any mode to 8-bit RGB; 16-bit grey is scaled down, where Pillow would clip it to white.
+
+    Raises:
+        ValueError: for floating-point pixels, whose range nobody knows.
+    """
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point; convert it to 8 or 16 bits")
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    if image.mode == "P":
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
 def stack_images(split: ImageSplit, size: tuple[int, int]) -> np.ndarray:
     """Read all images into one array, uint8 [n, 3, height, width], resized where they differ from `size`."""
     height, width = size

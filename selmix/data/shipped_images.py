@@ -20,7 +20,7 @@ def load_shipped_images(name: str) -> ImageData:
         DataError: if a file does not match the manifest.
     """
     folder = shipped_folder(name, "train.npz")
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, "class_names", "splits")
     splits = {}
     for split, facts in manifest["splits"].items():
         arrays = read_npz(folder / f"{split}.npz")

@@ -31,7 +31,7 @@ def load_features(path: Path) -> FeatureData:
         raise DataError(f"{path}: {'; '.join(faults)}")
     splits = {
         split: LabeledFeatures(
-            torch.from_numpy(arrays[f"{split}_features"].astype(np.float32)),
+            torch.from_numpy(_single(arrays[f"{split}_features"])),
             torch.from_numpy(arrays[f"{split}_labels"].astype(np.int64)),
         )
         for split in _SPLITS
@@ -90,7 +90,7 @@ def _content_faults(arrays: dict[str, np.ndarray]) -> list[str]:
     faults = []
     for key, array in arrays.items():
         if array.dtype.kind == "f":
-            bad_rows = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(1))
+            bad_rows = np.flatnonzero(~np.isfinite(_single(array).reshape(len(array), -1)).all(1))
             if len(bad_rows):
                 faults.append(f"{key} has NaN or infinite values in {len(bad_rows)} row(s), the first is {bad_rows[0]}")
     names = _class_names(arrays)
@@ -112,14 +112,20 @@ def _class_names(arrays: dict[str, np.ndarray]) -> list[str]:
         return [str(name) for name in arrays["class_names"]]
     if "head_weight" in arrays:
         return [str(label) for label in range(len(arrays["head_weight"]))]
-    return [str(label) for label in range(int(arrays["train_labels"].max()) + 1)]
+    # a label beyond the number of samples is a fault that is named later; it must not cost memory here
+    labels = arrays["train_labels"]
+    return [str(label) for label in range(min(int(labels.max()) + 1, len(labels)))]
+
+
+def _single(array: np.ndarray) -> np.ndarray:
+    """Return the array as float32; what is too large for it becomes infinite."""
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)
 
 
 def _head(arrays: dict[str, np.ndarray]) -> LinearHead | None:
     if "head_weight" not in arrays:
         return None
-    weight = torch.from_numpy(arrays["head_weight"].astype(np.float32))
+    weight = torch.from_numpy(_single(arrays["head_weight"]))
     bias = arrays.get("head_bias")
-    return LinearHead(
-        weight, weight.new_zeros(len(weight)) if bias is None else torch.from_numpy(bias.astype(np.float32))
-    )
+    return LinearHead(weight, weight.new_zeros(len(weight)) if bias is None else torch.from_numpy(_single(bias)))

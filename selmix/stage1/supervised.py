@@ -22,8 +22,8 @@ class SupervisedSettings:
 
     Attributes:
         epochs: passes over the training images.
-        batch_size: images a step; the last incomplete batch of an epoch is dropped.
-        learning_rate: peak of the warm-up/cosine schedule of SGD with Nesterov momentum.
+        batch_size: images a step; the last incomplete batch of an epoch is dropped, unless it is the only one.
+        learning_rate: peak of the warm-up/cosine schedule of SGD with Nesterov momentum; the very last step has rate 0.
         momentum: of SGD.
         weight_decay: L2 coefficient on all parameters.
         warmup_epochs: epochs of linear warm-up.
@@ -88,7 +88,7 @@ def train_supervised(
         lr=settings.learning_rate,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
-        nesterov=True,
+        nesterov=settings.momentum > 0,
     )
     steps = max(1, len(images) // settings.batch_size)
     model.to(memory_format=torch.channels_last)
