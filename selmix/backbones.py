@@ -17,7 +17,7 @@ import selmix.cifar_resnet  # noqa: F401  registers the CIFAR networks with timm
 from selmix.checkpoints import file_digest, load_strictly, read_state_dict
 from selmix.errors import DataError, UsageError, suggestion
 from selmix.heads import LinearHead
-from selmix.shipped import PREFIX, read_manifest, shipped_folder
+from selmix.shipped import PREFIX, read_manifest, shipped_folder, shipped_names
 
 logger = logging.getLogger("selmix")
 _TIMM = "timm:"
@@ -68,7 +68,8 @@ def load_backbone(spec: str) -> Backbone:
     if spec.startswith(_TIMM):
         name, at, checkpoint = spec.removeprefix(_TIMM).partition("@")
         return _load_timm(spec, name, Path(checkpoint) if at else None)
-    raise UsageError(f"a backbone is shipped:NAME, timm:NAME@CHECKPOINT or timm:NAME, got {spec!r}")
+    hint = f"; did you mean {PREFIX}{spec}?" if spec in shipped_names("model.safetensors") else ""
+    raise UsageError(f"a backbone is shipped:NAME, timm:NAME@CHECKPOINT or timm:NAME, got {spec!r}{hint}")
 
 
 def build_model(arch: str, **options: Any) -> Any:

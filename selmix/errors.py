@@ -46,6 +46,6 @@ def suggestion(wrong: str, known: Iterable[str], *, listed: bool = True) -> str:
     'did you mean shirt? there are: shirt, coat'
     """
     names = list(known)
-    near = difflib.get_close_matches(wrong, names, n=1)
+    near = difflib.get_close_matches(wrong, names, n=1) or difflib.get_close_matches(wrong.lower(), names, n=1)
     parts = [f"did you mean {name}?" for name in near] + [f"there are: {', '.join(names)}"] * listed
     return " ".join(parts) or "there is none of a similar name"

@@ -7,8 +7,6 @@ import torch
 
 from selmix.calibration import expected_calibration_error
 from selmix.confusion import confusion_counts, coverage, joint_confusion
-from selmix.features.labeled import LabeledFeatures
-from selmix.heads import LinearHead
 from selmix.metrics import METRICS
 
 HEAD_ABOVE, TAIL_BELOW = 100, 20  # training samples; the field's "many" and "few" shot borders
@@ -30,6 +28,17 @@ class ClassGroups:
         head, tail = class_counts > HEAD_ABOVE, class_counts < TAIL_BELOW
         return cls({"head": head, "medium": ~head & ~tail, "tail": tail})
 
+
+# what is reported beside the metrics that can be tuned
+REPORTED = {
+    "q_mean": "1 - sqrt(mean_i (1 - r_i)^2)",
+    "min_coverage": "min_j c_j, the smallest share of the predictions",
+    "head_recall": f"mean recall of the classes with more than {HEAD_ABOVE} training samples",
+    "medium_recall": f"mean recall of the classes with {TAIL_BELOW} to {HEAD_ABOVE} training samples",
+    "tail_recall": f"mean recall of the classes with fewer than {TAIL_BELOW} training samples",
+    "min_head_tail_recall": "the smaller of head_recall and tail_recall",
+    "ece": "expected calibration error, 15 bins; lower is better",
+}
 
 UNDEFINED = {
     "head_recall": f"no class has more than {HEAD_ABOVE} training samples",
@@ -58,7 +67,7 @@ def count_statistics(counts: torch.Tensor, groups: ClassGroups) -> dict[str, flo
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A head on a split.
+    """What a head did on a split.
 
     Attributes:
         metrics: every reported metric, rates in [0, 1]; None where undefined.
@@ -71,13 +80,12 @@ class Evaluation:
     predictions: torch.Tensor
 
 
-def evaluate(head: LinearHead, split: LabeledFeatures, groups: ClassGroups) -> Evaluation:
-    """Evaluate a head on a split in which every class has a sample."""
-    logits = head.logits(split.features)
+def evaluate(logits: torch.Tensor, labels: torch.Tensor, groups: ClassGroups) -> Evaluation:
+    """Evaluate logits [n, k] on labels [n] in which every class has a sample."""
     confidence, predictions = logits.double().softmax(1).max(1)
-    counts = confusion_counts(split.labels, predictions, head.num_classes)
+    counts = confusion_counts(labels, predictions, logits.shape[1])
     metrics = count_statistics(counts, groups)
-    metrics["ece"] = expected_calibration_error(confidence, predictions == split.labels)
+    metrics["ece"] = expected_calibration_error(confidence, predictions == labels)
     return Evaluation(metrics, (counts.diagonal() / counts.sum(1)).tolist(), predictions)
 
 

@@ -65,10 +65,15 @@ class ClassMembers:
     counts: torch.Tensor
 
     @classmethod
-    def from_labels(cls, labels: torch.Tensor, num_classes: int) -> "ClassMembers":
-        """Group the samples [n] by label."""
+    def from_labels(
+        cls, labels: torch.Tensor, num_classes: int, *, among: torch.Tensor | None = None
+    ) -> "ClassMembers":
+        """Group the samples by label: all n of them, or those at the positions `among`, int64 [m]."""
+        if among is not None:
+            labels = labels[among]
         counts = torch.bincount(labels, minlength=num_classes)
-        return cls(labels.argsort(stable=True), counts.cumsum(0) - counts, counts)
+        order = labels.argsort(stable=True)
+        return cls(order if among is None else among[order], counts.cumsum(0) - counts, counts)
 
     def draw(self, classes: torch.Tensor, *, generator: torch.Generator) -> torch.Tensor:
         """Draw one member of each listed class, uniformly and independently.

@@ -1,27 +1,36 @@
 """Stage two from what the user named to a result: load, extract, tune, evaluate."""
 
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 
 from selmix.backbones import Backbone, load_backbone
-from selmix.baselines.retrain import RetrainSettings, retrain_head
+from selmix.baselines.retrain import RetrainSettings, retrain_heads
 from selmix.confusion import confusion_counts
 from selmix.data.images import ImageData
 from selmix.data.sources import open_images
 from selmix.data.splits import stratified_holdout
-from selmix.errors import DataError
+from selmix.errors import DataError, UsageError
 from selmix.evaluation import ClassGroups, Evaluation, evaluate
 from selmix.features.extract import Track, extract_features
 from selmix.features.labeled import FeatureData, LabeledFeatures
 from selmix.heads import LinearHead
 from selmix.metrics import Metric
+from selmix.pairs import ClassMembers
 from selmix.seeding import numpy_generator, torch_generator
+from selmix.stage2.crossfit import CrossFit
 from selmix.stage2.refine import Refined, RefineSettings, refine, score
 from selmix.stage2.starts import starting_heads
 
+logger = logging.getLogger("selmix")
+
 VALIDATION_FRACTION = 0.2
+SMALL_PRODUCT = 1 << 23  # multiplications in one product of a step
+FEW = 10  # validation samples of a class below which a warning is due
 
 
 @dataclass(frozen=True)
@@ -30,16 +39,18 @@ class Tuning:
 
     Attributes:
         data: the features it worked on, validation split included.
-        heads: `before` (given, or a linear probe), `balanced` (retrained with class-balanced sampling), `after`.
+        head: the tuned head.
         start: name of the head that the loop started from.
         refined: what the loop returned.
         groups: head, medium and tail classes.
-        evaluations: split -> head name -> evaluation; test, where there is one, is looked at once, at the end.
+        evaluations: split -> head -> evaluation, for the heads `before` (given, or a linear probe), `balanced`
+            (retrained with class-balanced sampling on the same labels) and `after`. Figures on val are out-of-fold: no
+            sample is judged by a head that has learnt from it. Test is looked at once, at the end.
         seconds: what was spent: `extract`, `tune`.
     """
 
     data: FeatureData
-    heads: dict[str, LinearHead]
+    head: LinearHead
     start: str
     refined: Refined
     groups: ClassGroups
@@ -90,34 +101,76 @@ def tune(data: FeatureData, metric: Metric, settings: RefineSettings, *, seed: i
     """Run stage two and evaluate it: the validation split steers, the test split is looked at once, at the end.
 
     Raises:
-        DataError: if there is no validation split and none can be set aside.
+        DataError: if there is no validation split and none can be set aside, if there is one class, or if all features
+            are the same.
     """
+    train = data.splits["train"]
+    if len(data.class_names) < 2:
+        raise DataError(f"there is one class, {data.class_names[0]}; a classifier needs at least 2")
+    if (train.features == train.features[0]).all():
+        raise DataError("all training features are the same; is this the right backbone, or the right file?")
     data = _with_validation(data, seed)
+    with _threads_that_pay(data, settings):
+        return _tune(data, metric, settings, seed)
+
+
+@contextmanager
+def _threads_that_pay(data: FeatureData, settings: RefineSettings) -> Iterator[None]:
+    """Use one thread for small heads: their products end before a second thread has woken up."""
+    threads = torch.get_num_threads()
+    width = data.splits["train"].features.shape[1]
+    if len(data.class_names) * width * settings.batch_size < SMALL_PRODUCT:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _tune(data: FeatureData, metric: Metric, settings: RefineSettings, seed: int) -> Tuning:
     train, val = data.splits["train"], data.splits["val"]
     num_classes = len(data.class_names)
+    train_members = ClassMembers.from_labels(train.labels, num_classes)
     started = time.perf_counter()
-    before = data.head or retrain_head(
-        train, num_classes, sampling_power=1, settings=RetrainSettings(), generator=torch_generator(seed, "probe")
+    before = (
+        data.head
+        or retrain_heads(
+            train,
+            [train_members],
+            sampling_power=1,
+            settings=RetrainSettings(),
+            generator=torch_generator(seed, "probe"),
+        )[0]
     )
-    starts = starting_heads(before, train, generator=torch_generator(seed, "balanced"))
+    support = torch.bincount(val.labels, minlength=num_classes)
+    if int(support.min()) < FEW:
+        name, count = data.class_names[int(support.argmin())], int(support.min())
+        logger.warning(
+            "class %s has %d validation sample(s): its recall is a rough guess, and so is what rests on it", name, count
+        )
+    plan = CrossFit.plan(train, val, num_classes, folds=settings.folds, generator=torch_generator(seed, "folds"))
+    starts = starting_heads(before, train_members.counts, plan, generator=torch_generator(seed, "balanced"))
     start = settings.start
     if start == "best":
-        start = max(starts, key=lambda name: score(_counts(starts[name], val), metric, settings))
-    refined = refine(starts[start], train, val, metric, settings, generator=torch_generator(seed, "pairs"))
+        start = max(starts, key=lambda name: score(_val_counts(plan, starts[name], val), metric, settings))
+    refined = refine(starts[start], plan, val, metric, settings, generator=torch_generator(seed, "pairs"))
     seconds = data.seconds | {"tune": time.perf_counter() - started}
 
-    heads = {"before": before, "balanced": starts["balanced"], "after": refined.head}
-    groups = ClassGroups.from_counts(torch.bincount(train.labels, minlength=num_classes))
-    evaluations: dict[str, dict[str, Evaluation]] = {
-        split: {name: evaluate(head, data.splits[split], groups) for name, head in heads.items()}
-        for split in ("val", "test")
-        if split in data.splits
+    candidates = {"before": [before] * len(plan.members), "balanced": starts["balanced"], "after": refined.heads}
+    groups = ClassGroups.from_counts(train_members.counts)
+    evaluations = {
+        "val": {name: evaluate(plan.logits(heads, val), val.labels, groups) for name, heads in candidates.items()}
     }
-    return Tuning(data, heads, start, refined, groups, evaluations, seconds)
+    if "test" in data.splits:
+        test = data.splits["test"]
+        evaluations["test"] = {
+            name: evaluate(heads[-1].logits(test.features), test.labels, groups) for name, heads in candidates.items()
+        }
+    return Tuning(data, refined.heads[-1], start, refined, groups, evaluations, seconds)
 
 
-def _counts(head: LinearHead, split: LabeledFeatures) -> torch.Tensor:
-    return confusion_counts(split.labels, head.predict(split.features), head.num_classes)
+def _val_counts(plan: CrossFit, heads: list[LinearHead], val: LabeledFeatures) -> torch.Tensor:
+    return confusion_counts(val.labels, plan.logits(heads, val).argmax(1), heads[0].num_classes)
 
 
 def _with_validation(data: FeatureData, seed: int) -> FeatureData:
@@ -132,6 +185,7 @@ def _with_validation(data: FeatureData, seed: int) -> FeatureData:
         generator=numpy_generator(seed, "validation"),
     )
     parts = {"train": stay, "val": held_out}
+    logger.info("no validation split: %d of %d training samples set aside for it", len(held_out), len(train.labels))
     return replace(
         data,
         splits=data.splits | {name: train.subset(torch.from_numpy(part)) for name, part in parts.items()},
@@ -143,11 +197,11 @@ def choose_device(name: str) -> torch.device:
     """Return the device called `name`; `auto` takes CUDA, then MPS, then the CPU.
 
     Raises:
-        DataError: if this machine does not have it.
+        UsageError: if this machine does not have it.
     """
     have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = next(device for device in ("cuda", "mps", "cpu") if have[device])
     if not have[name]:
-        raise DataError(f"this machine has no {name} device; use --device auto or cpu")
+        raise UsageError(f"this machine has no {name} device; use --device auto or cpu")
     return torch.device(name)

@@ -51,7 +51,7 @@ def write_run(out: Path, document: dict[str, Any], tuning: Tuning, request: dict
         request: what was asked, every default filled in; written as `recipe.toml`.
     """
     (out / _RESULT).unlink(missing_ok=True)
-    head = tuning.heads["after"]
+    head = tuning.head
     metadata = {
         "class_names": tuning.data.class_names,
         "metric": document["metric"],

@@ -14,7 +14,6 @@ from selmix.data.images import ImageData, stack_images
 from selmix.data.sources import open_images
 from selmix.evaluation import ClassGroups, evaluate
 from selmix.features.extract import Track, extract_features
-from selmix.features.labeled import LabeledFeatures
 from selmix.recipe import TrainRecipe, supervised_settings
 from selmix.seeding import derived_seed, torch_generator
 from selmix.stage1.supervised import train_supervised
@@ -101,5 +100,5 @@ def _metrics(folder: Path, data: ImageData, device: torch.device) -> dict[str, d
             images = data.splits[split]
             features = extract_features(backbone, images, device=device)
             labels = torch.from_numpy(images.labels)
-            metrics[split] = evaluate(backbone.head, LabeledFeatures(features, labels), groups).metrics
+            metrics[split] = evaluate(backbone.head.logits(features), labels, groups).metrics
     return metrics

@@ -1,6 +1,7 @@
 """Small data sets, files and models that several test files need."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,17 @@ from selmix.backbones import build_model
 from selmix.checkpoints import file_digest, save_tensors
 from selmix.data.images import ImageSplit
 from selmix.features.labeled import LabeledFeatures
+from selmix.metrics import METRICS, Metric
+from selmix.stage2 import refine as refine_module
+from selmix.stage2.crossfit import CrossFit
 
 
 def gaussian_splits(
-    train_counts: list[int], *, seed: int, spread: float = 1.5, width: int = 8, per_class: int = 200
+    train_counts: list[int], *, seed: int, spread: float = 1.5, width: int = 8, per_class: int = 200, val: int = 0
 ) -> dict[str, LabeledFeatures]:
     """Return unit-variance Gaussian classes: an imbalanced train, and a balanced val and test of `per_class` each.
+
+    With `val` the val split has so many a class instead.
 
     The centres are drawn with standard deviation `spread` per axis: below about 1 the classes overlap.
     """
@@ -29,7 +35,25 @@ def gaussian_splits(
         return LabeledFeatures(torch.from_numpy(features).float(), torch.from_numpy(labels))
 
     balanced = [per_class] * len(train_counts)
-    return {"train": split(train_counts), "val": split(balanced), "test": split(balanced)}
+    few = [val or per_class] * len(train_counts)
+    return {"train": split(train_counts), "val": split(few), "test": split(balanced)}
+
+
+def cross_fit(splits: dict[str, LabeledFeatures], folds: int = 0, *, seed: int = 0) -> CrossFit:
+    """Return the plan of the train and val split; without folds a single head learns from train and val judges it."""
+    num_classes = int(splits["train"].labels.max()) + 1
+    generator = torch.Generator().manual_seed(seed)
+    return CrossFit.plan(splits["train"], splits["val"], num_classes, folds=folds, generator=generator)
+
+
+def without_feedback(monkeypatch) -> Metric:
+    """Keep the loop from steering by validation labels: all pairs are equally likely, the last step is kept.
+
+    Return the metric to tune for, a constant.
+    """
+    monkeypatch.setattr(refine_module, "gain_matrix", lambda means, weight, *_, **__: torch.ones(2 * (len(means),)))
+    monkeypatch.setattr(refine_module, "paired_difference", lambda *_, **__: (1.0, 0.0))
+    return replace(METRICS["min_recall"], value=lambda confusion: torch.tensor(0.5))
 
 
 def noise_image(seed: int, size: tuple[int, int] = (6, 5)) -> Image.Image:

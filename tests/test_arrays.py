@@ -101,8 +101,8 @@ def test_the_trap_works(tmp_path):
     assert (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("name", ["none.npz", "."])
-def test_a_missing_file_is_named(tmp_path, name):
-    with pytest.raises(DataError, match="no such") as caught:
+@pytest.mark.parametrize(("name", "message"), [("none.npz", "no such file"), (".", "is a folder")])
+def test_a_missing_file_is_named(tmp_path, name, message):
+    with pytest.raises(DataError, match=message) as caught:
         read_npz(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 
 from selmix.baselines.logit_adjustment import logit_adjusted
-from selmix.baselines.retrain import RetrainSettings, retrain_head
+from selmix.baselines.retrain import RetrainSettings, retrain_heads
 from selmix.features.labeled import LabeledFeatures
 from selmix.heads import LinearHead
 from selmix.pairs import ClassMembers
@@ -21,13 +21,10 @@ SHORT = RetrainSettings(steps=1000)
 
 
 def trained(train: LabeledFeatures, power: float, *, seed: int = 0, settings: RetrainSettings = SHORT) -> LinearHead:
-    return retrain_head(
-        train,
-        int(train.labels.max()) + 1,
-        sampling_power=power,
-        settings=settings,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    members = ClassMembers.from_labels(train.labels, int(train.labels.max()) + 1)
+    generator = torch.Generator().manual_seed(seed)
+    (head,) = retrain_heads(train, [members], sampling_power=power, settings=settings, generator=generator)
+    return head
 
 
 def balanced_accuracy(head: LinearHead, split: LabeledFeatures) -> float:

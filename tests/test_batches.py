@@ -13,7 +13,7 @@ FEATURES = torch.randn(8, 6, generator=torch.Generator().manual_seed(0), dtype=t
 
 def batches(mix_low: float, *, batch_size: int = 32, features: torch.Tensor = FEATURES) -> PairBatches:
     return PairBatches(
-        features, ClassMembers.from_labels(LABELS, 3), batch_size, mix_low, torch.Generator().manual_seed(1)
+        features, [ClassMembers.from_labels(LABELS, 3)], batch_size, mix_low, torch.Generator().manual_seed(1)
     )
 
 
@@ -43,10 +43,10 @@ def coefficient_on_a_segment(mixture: torch.Tensor, kept: int, partner: int) -> 
 @pytest.mark.parametrize(("kept", "partner"), [(0, 1), (1, 0), (2, 2)])
 def test_mixtures_lie_between_a_kept_and_a_partner_sample(kept, partner, mix_low):
     ((mixed, targets),) = batches(mix_low, batch_size=64).draw(only(kept, partner), 1)
-    assert mixed.shape == (64, 6)
+    assert mixed.shape == (1, 64, 6)
     assert mixed.dtype == targets.dtype == torch.float64
     assert targets.tolist() == [[float(label == kept) for label in range(3)]] * 64
-    for mixture in mixed:
+    for mixture in mixed[0]:
         assert mix_low - 1e-9 <= coefficient_on_a_segment(mixture, kept, partner) <= 1 + 1e-9
 
 
@@ -64,11 +64,11 @@ def test_pairs_follow_the_law():
     drawn = list(batches(1.0, batch_size=500, features=LABELS.double()[:, None]).draw(law, 8))
     assert len(drawn) == 8
     kept = torch.cat([targets for _, targets in drawn]).argmax(1)
-    assert torch.equal(torch.cat([mixed for mixed, _ in drawn]).flatten().long(), kept)
+    assert torch.equal(torch.cat([mixed for mixed, _ in drawn], dim=1).flatten().long(), kept)
     observed = torch.bincount(kept, minlength=3).numpy()
     assert stats.chisquare(observed, [4000 * share for share in (0.5, 0.2, 0.3)]).pvalue > 1e-3
 
 
 def test_every_member_takes_part():
     ((mixed, _),) = batches(1.0, batch_size=200).draw(only(2, 0), 1)
-    assert {tuple(row) for row in mixed.tolist()} == {tuple(row) for row in members(2).tolist()}
+    assert {tuple(row) for row in mixed[0].tolist()} == {tuple(row) for row in members(2).tolist()}

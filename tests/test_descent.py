@@ -5,68 +5,88 @@ from torch.nn import functional as F
 from selmix.descent import cross_entropy_step_
 
 
-def random_batch(dtype: torch.dtype, *, soft: bool, count: int = 11) -> tuple[torch.Tensor, ...]:
-    """Return a weight [4, 6], features [b, 6] and targets [b, 4]."""
+def random_batch(dtype: torch.dtype, *, soft: bool, count: int = 11, heads: int = 1) -> tuple[torch.Tensor, ...]:
+    """Return weights [h, 4, 6], features [h, b, 6] and targets [h, b, 4]."""
     generator = torch.Generator().manual_seed(1)
-    weight = torch.randn(4, 6, generator=generator, dtype=dtype)
-    features = torch.randn(count, 6, generator=generator, dtype=dtype)
+    weights = torch.randn(heads, 4, 6, generator=generator, dtype=dtype)
+    features = torch.randn(heads, count, 6, generator=generator, dtype=dtype)
     if soft:
-        targets = torch.randn(count, 4, generator=generator, dtype=dtype).softmax(1)
+        targets = torch.randn(heads, count, 4, generator=generator, dtype=dtype).softmax(2)
     else:
-        targets = F.one_hot(torch.randint(4, (count,), generator=generator), 4).to(dtype)
-    return weight, features, targets
+        targets = F.one_hot(torch.randint(4, (heads, count), generator=generator), 4).to(dtype)
+    return weights, features, targets
 
 
 def test_step_by_hand():
     # W = 0, so p = (1/2, 1/2); x = (2), label 0: gradient ((p - e) x) = (-1, +1), rate .5
-    weight = torch.zeros(2, 1)
-    cross_entropy_step_(weight, torch.tensor([[2.0]]), torch.tensor([[1.0, 0.0]]), rate=0.5)
-    assert torch.equal(weight, torch.tensor([[0.5], [-0.5]]))
+    # and for the second head x = (-4), label 1: gradient (-2, +2)
+    weights = torch.zeros(2, 2, 1)
+    features = torch.tensor([[[2.0]], [[-4.0]]])
+    cross_entropy_step_(weights, features, torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]), rate=0.5)
+    assert torch.equal(weights, torch.tensor([[[0.5], [-0.5]], [[1.0], [-1.0]]]))
 
 
+@pytest.mark.parametrize("heads", [1, 3])
 @pytest.mark.parametrize("count", [1, 11])
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize(("rate", "decay"), [(0.1, 0.0), (0.1, 5e-4), (2.0, 0.3), (0.0, 0.3)])
-def test_steps_are_those_of_autograd_and_sgd_with_weight_decay(rate, decay, soft, count):
-    weight, features, targets = random_batch(torch.float64, soft=soft, count=count)
-    head = torch.nn.Linear(6, 4, bias=False, dtype=torch.float64)
+def test_steps_are_those_of_autograd_and_sgd_with_weight_decay(rate, decay, soft, count, heads):
+    weights, features, targets = random_batch(torch.float64, soft=soft, count=count, heads=heads)
+    theirs = [torch.nn.Linear(6, 4, bias=False, dtype=torch.float64) for _ in range(heads)]
     with torch.no_grad():
-        head.weight.copy_(weight)
-    optimiser = torch.optim.SGD(head.parameters(), lr=rate, weight_decay=decay)
+        for head, weight in zip(theirs, weights, strict=True):
+            head.weight.copy_(weight)
+    optimisers = [torch.optim.SGD(head.parameters(), lr=rate, weight_decay=decay) for head in theirs]
     for _ in range(3):
-        cross_entropy_step_(weight, features, targets, rate=rate, decay=decay)
-        optimiser.zero_grad()
-        F.cross_entropy(head(features), targets).backward()
-        optimiser.step()
-        torch.testing.assert_close(weight, head.weight.detach(), rtol=1e-12, atol=1e-13)
+        cross_entropy_step_(weights, features, targets, rate=rate, decay=decay)
+        for number, (head, optimiser) in enumerate(zip(theirs, optimisers, strict=True)):
+            optimiser.zero_grad()
+            F.cross_entropy(head(features[number]), targets[number]).backward()
+            optimiser.step()
+            torch.testing.assert_close(weights[number], head.weight.detach(), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["own targets", "shared targets"])
+def test_heads_in_lock_step_take_the_steps_of_heads_alone(shared):
+    weights, features, targets = random_batch(torch.float64, soft=True, heads=5)
+    alone = weights.clone()
+    for _ in range(4):
+        cross_entropy_step_(weights, features, targets[2] if shared else targets, rate=0.5, decay=0.01)
+        for head in range(5):
+            own = targets[2] if shared else targets[head]
+            cross_entropy_step_(alone[head : head + 1], features[head : head + 1], own[None], rate=0.5, decay=0.01)
+    torch.testing.assert_close(weights, alone, rtol=1e-13, atol=1e-14)
 
 
 def test_a_column_that_meets_ones_is_the_bias():
-    weight, features, targets = random_batch(torch.float64, soft=False)
-    features[:, -1] = 1
+    weights, features, targets = random_batch(torch.float64, soft=False)
+    features[:, :, -1] = 1
     head = torch.nn.Linear(5, 4, dtype=torch.float64)
     with torch.no_grad():
-        head.weight.copy_(weight[:, :-1])
-        head.bias.copy_(weight[:, -1])
-    F.cross_entropy(head(features[:, :-1]), targets.argmax(1)).backward()
-    cross_entropy_step_(weight, features, targets, rate=0.7)
-    torch.testing.assert_close(weight[:, :-1], (head.weight - 0.7 * head.weight.grad).detach())
-    torch.testing.assert_close(weight[:, -1], (head.bias - 0.7 * head.bias.grad).detach())
+        head.weight.copy_(weights[0, :, :-1])
+        head.bias.copy_(weights[0, :, -1])
+    F.cross_entropy(head(features[0, :, :-1]), targets[0].argmax(1)).backward()
+    cross_entropy_step_(weights, features, targets, rate=0.7)
+    torch.testing.assert_close(weights[0, :, :-1], (head.weight - 0.7 * head.weight.grad).detach())
+    torch.testing.assert_close(weights[0, :, -1], (head.bias - 0.7 * head.bias.grad).detach())
 
 
-def test_step_works_in_place_and_spares_its_inputs():
-    weight, features, targets = random_batch(torch.float32, soft=True)
-    before, pointer = (weight.clone(), features.clone(), targets.clone()), weight.data_ptr()
-    assert cross_entropy_step_(weight, features, targets, rate=0.1, decay=0.1) is None
-    assert weight.data_ptr() == pointer
-    assert weight.dtype == torch.float32
-    assert not torch.equal(weight, before[0])
+@pytest.mark.parametrize("heads", [1, 3])
+def test_step_works_in_place_and_spares_its_inputs(heads):
+    weights, features, targets = random_batch(torch.float32, soft=True, heads=heads)
+    before, pointer = (weights.clone(), features.clone(), targets.clone()), weights.data_ptr()
+    assert cross_entropy_step_(weights, features, targets, rate=0.1, decay=0.1) is None
+    assert weights.data_ptr() == pointer
+    assert weights.dtype == torch.float32
+    assert not any(torch.equal(new, old) for new, old in zip(weights, before[0], strict=True))
     assert torch.equal(features, before[1])
     assert torch.equal(targets, before[2])
 
 
-def test_targets_that_the_head_predicts_already_leave_only_the_decay():
-    weight, features, _ = random_batch(torch.float64, soft=True)
-    expected = (1 - 0.1 * 0.2) * weight
-    cross_entropy_step_(weight, features, (features @ weight.T).softmax(1), rate=0.1, decay=0.2)
-    torch.testing.assert_close(weight, expected)
+@pytest.mark.parametrize("heads", [1, 3])
+def test_targets_that_the_heads_predict_already_leave_only_the_decay(heads):
+    weights, features, _ = random_batch(torch.float64, soft=True, heads=heads)
+    expected = (1 - 0.1 * 0.2) * weights
+    predicted = torch.stack([(x @ w.T).softmax(1) for x, w in zip(features, weights, strict=True)])
+    cross_entropy_step_(weights, features, predicted, rate=0.1, decay=0.2)
+    torch.testing.assert_close(weights, expected)

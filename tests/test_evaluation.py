@@ -9,8 +9,6 @@ from oracles import count_confusions, random_labels
 from sklearn import metrics as sk
 
 from selmix.evaluation import UNDEFINED, ClassGroups, count_statistics, defined_statistics, evaluate
-from selmix.features.labeled import LabeledFeatures
-from selmix.heads import LinearHead
 
 # recalls 0.8, 0.5, 0.25; coverage 10/24, 8/24, 6/24
 COUNTS = torch.tensor([[8.0, 1, 1], [1, 5, 4], [1, 2, 1]], dtype=torch.float64)
@@ -108,9 +106,8 @@ def test_evaluate_agrees_with_scikit_learn_and_naive_calibration(seed):
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     predictions = logits.argmax(1)
 
-    head = LinearHead(torch.from_numpy(weight).float(), torch.from_numpy(bias).float())
-    split = LabeledFeatures(torch.from_numpy(features).float(), torch.from_numpy(labels))
-    result = evaluate(head, split, ClassGroups.from_counts(torch.tensor([500, 50, 40, 5])))
+    groups = ClassGroups.from_counts(torch.tensor([500, 50, 40, 5]))
+    result = evaluate(torch.from_numpy(logits).float(), torch.from_numpy(labels), groups)
     assert result.predictions.tolist() == predictions.tolist()
     recalls = sk.recall_score(labels, predictions, average=None)
     assert result.recall == pytest.approx(recalls, abs=1e-12)

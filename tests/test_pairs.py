@@ -136,6 +136,17 @@ def test_grouping_by_hand():
     assert [members.starts[label].item() for label in (0, 2, 3)] == [0, 2, 5]
 
 
+@pytest.mark.parametrize("among", [[0, 1, 2, 5], [5, 2, 1, 0], [2], list(range(6))])
+def test_grouping_among_some_positions_keeps_their_places_in_the_whole(among):
+    labels = torch.tensor([2, 0, 2, 3, 0, 2])
+    members = ClassMembers.from_labels(labels, 5, among=torch.tensor(among))
+    for label in range(5):
+        start, count = int(members.starts[label]), int(members.counts[label])
+        own = [position for position in among if labels[position] == label]
+        assert members.order[start : start + count].tolist() == own
+    assert len(members.order) == int(members.counts.sum()) == len(among)
+
+
 @pytest.mark.parametrize("shape", [(), (7,), (3, 4), (2, 3, 5)])
 def test_members_belong_to_the_asked_classes_in_the_asked_shape(shape):
     labels = torch.tensor([4, 0, 2, 2, 0, 4, 4, 2, 0, 0, 5])  # classes 1 and 3 are empty

@@ -2,14 +2,15 @@
 
 import pytest
 import torch
-from builders import gaussian_splits
+from builders import cross_fit, gaussian_splits
 from sklearn.metrics import recall_score
 
-from selmix.baselines.retrain import RetrainSettings, retrain_head
+from selmix.baselines.retrain import RetrainSettings, retrain_heads
 from selmix.confusion import confusion_counts
 from selmix.features.labeled import LabeledFeatures
 from selmix.heads import LinearHead
 from selmix.metrics import METRICS
+from selmix.pairs import ClassMembers
 from selmix.stage2.refine import Refined, RefineSettings, refine, score
 
 COUNTS = [500, 150, 50, 20, 10]
@@ -18,20 +19,22 @@ SHORT = RefineSettings(steps=1000)
 
 def probe(splits: dict[str, LabeledFeatures]) -> LinearHead:
     """Return the plain linear probe, which neglects the rare classes."""
-    return retrain_head(
-        splits["train"],
-        len(COUNTS),
-        sampling_power=1,
-        settings=RetrainSettings(steps=500),
-        generator=torch.Generator().manual_seed(0),
-    )
+    train, generator = splits["train"], torch.Generator().manual_seed(0)
+    members = [ClassMembers.from_labels(train.labels, len(COUNTS))]
+    settings = RetrainSettings(steps=500)
+    return retrain_heads(train, members, sampling_power=1, settings=settings, generator=generator)[0]
 
 
 def tuned(
-    head: LinearHead, splits: dict[str, LabeledFeatures], metric: str, settings: RefineSettings = SHORT, seed: int = 0
+    head: LinearHead,
+    splits: dict[str, LabeledFeatures],
+    metric: str,
+    settings: RefineSettings = SHORT,
+    seed: int = 0,
+    folds: int = 0,
 ) -> Refined:
-    generator = torch.Generator().manual_seed(seed)
-    return refine(head, splits["train"], splits["val"], METRICS[metric], settings, generator=generator)
+    plan, generator = cross_fit(splits, folds), torch.Generator().manual_seed(seed)
+    return refine([head] * len(plan.members), plan, splits["val"], METRICS[metric], settings, generator=generator)
 
 
 def recalls(head: LinearHead, split: LabeledFeatures) -> list[float]:
@@ -43,7 +46,7 @@ def test_min_recall_rises_on_held_out_data(seed):
     splits = gaussian_splits(COUNTS, seed=seed, spread=0.8, per_class=300)
     head = probe(splits)
     refined = tuned(head, splits, "min_recall")
-    before, after = min(recalls(head, splits["test"])), min(recalls(refined.head, splits["test"]))
+    before, after = min(recalls(head, splits["test"])), min(recalls(refined.heads[-1], splits["test"]))
     assert before < 0.3
     assert after > before + 0.3
 
@@ -56,47 +59,53 @@ def test_a_class_that_was_never_predicted_is_found(metric):
     assert recalls(blind, splits["val"])[3] == 0
     refined = tuned(blind, splits, metric)
     assert refined.history[0]["metric"] == 0
-    assert min(recalls(refined.head, splits["val"])) > 0.3
-    assert min(recalls(refined.head, splits["test"])) > 0.2
+    assert min(recalls(refined.heads[-1], splits["val"])) > 0.3
+    assert min(recalls(refined.heads[-1], splits["test"])) > 0.2
 
 
+@pytest.mark.parametrize("folds", [0, 3])
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("violence", [{}, {"learning_rate": 100.0, "mix_low": 0.0, "averaging": 0.0}])
-def test_no_head_is_worse_on_validation_than_the_start(metric, seed, violence):
+def test_no_head_is_worse_on_validation_than_the_start(metric, seed, violence, folds):
     splits = gaussian_splits(COUNTS, seed=seed, spread=0.8, per_class=50)
     head, val = probe(splits), splits["val"]
     settings = RefineSettings(steps=150, refresh=10, **violence)
-    refined = tuned(head, splits, metric, settings)
+    refined, plan = tuned(head, splits, metric, settings, folds=folds), cross_fit(splits, folds)
 
-    def rank(own: LinearHead) -> tuple[float, float]:
-        return score(confusion_counts(val.labels, own.predict(val.features), 5), METRICS[metric], settings)
+    def rank(own: list[LinearHead]) -> tuple[float, float]:
+        predictions = plan.logits(own, val).argmax(1)
+        return score(confusion_counts(val.labels, predictions, 5), METRICS[metric], settings)
 
-    assert rank(refined.head) >= rank(head)
-    assert rank(refined.head)[0] == pytest.approx(max(record["metric"] for record in refined.history), abs=1e-12)
-    best = {record["step"]: record["metric"] for record in refined.history}
-    assert best[refined.best_step] == max(best.values())
+    assert rank(refined.heads) >= rank([head] * len(refined.heads))
+    seen = {record["step"]: record["metric"] for record in refined.history}
+    assert rank(refined.heads)[0] == pytest.approx(seen[refined.best_step], abs=1e-12)
+    assert seen[refined.best_step] >= seen[0]
     if refined.best_step == 0:
-        torch.testing.assert_close(refined.head.weight, head.weight)
+        assert all(torch.allclose(own.weight, head.weight) for own in refined.heads)
 
 
-def test_the_same_seed_gives_the_same_bits():
+@pytest.mark.parametrize("folds", [0, 5])
+def test_the_same_seed_gives_the_same_bits(folds):
     splits = gaussian_splits(COUNTS, seed=0, per_class=50)
     head = probe(splits)
-    first, again, other = (tuned(head, splits, "min_recall", RefineSettings(steps=200), seed) for seed in (1, 1, 2))
-    assert torch.equal(first.head.weight, again.head.weight)
-    assert torch.equal(first.head.bias, again.head.bias)
+    settings = RefineSettings(steps=200)
+    first, again, other = (tuned(head, splits, "min_recall", settings, seed, folds) for seed in (1, 1, 2))
+    for one, two in zip(first.heads, again.heads, strict=True):
+        assert torch.equal(one.weight, two.weight)
+        assert torch.equal(one.bias, two.bias)
     assert first.history == again.history
     assert first.best_step > 0
-    assert not torch.equal(first.head.weight, other.head.weight)
+    assert not torch.equal(first.heads[-1].weight, other.heads[-1].weight)
 
 
-def test_the_start_and_the_data_are_left_as_they_were():
+@pytest.mark.parametrize("folds", [0, 5])
+def test_the_start_and_the_data_are_left_as_they_were(folds):
     splits = gaussian_splits(COUNTS, seed=0, per_class=50)
     head = probe(splits)
     tensors = [head.weight, head.bias, splits["train"].features, splits["val"].features]
     before = [tensor.clone() for tensor in tensors]
-    tuned(head, splits, "min_recall", RefineSettings(steps=100))
+    tuned(head, splits, "min_recall", RefineSettings(steps=100), folds=folds)
     assert all(torch.equal(old, new) for old, new in zip(before, tensors, strict=True))
 
 
@@ -109,7 +118,7 @@ def test_scale_and_place_of_the_features_do_not_matter(scale, shift):
     moved_head = LinearHead(head.weight / scale, head.bias - head.weight.sum(1) / scale * shift)
     settings = RefineSettings(steps=200)
     plain, other = tuned(head, splits, "min_recall", settings), tuned(moved_head, moved, "min_recall", settings)
-    expected = plain.head.predict(splits["val"].features)
-    actual = other.head.predict(moved["val"].features)
+    expected = plain.heads[-1].predict(splits["val"].features)
+    actual = other.heads[-1].predict(moved["val"].features)
     assert float((expected != head.predict(splits["val"].features)).double().mean()) > 0.05
     assert float((actual == expected).double().mean()) > 0.98

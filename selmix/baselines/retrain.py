@@ -33,37 +33,40 @@ class RetrainSettings:
     weight_decay: float = 5e-4
 
 
-def retrain_head(
-    train: LabeledFeatures,
-    num_classes: int,
+def retrain_heads(
+    pool: LabeledFeatures,
+    members: list[ClassMembers],
     *,
     sampling_power: float,
     settings: RetrainSettings,
     generator: torch.Generator,
-) -> LinearHead:
-    """Train a fresh head by SGD on cross-entropy, class k being drawn with probability proportional to n_k ** power.
+) -> list[LinearHead]:
+    """Train fresh heads by SGD on cross-entropy, class k being drawn with probability proportional to n_k ** power.
 
     Args:
-        train: labeled features; every class must have a sample.
-        num_classes: k.
+        pool: labeled features.
+        members: for each head, the samples of the pool it learns from; every class must have one.
         sampling_power: q of the class law; 1 instance-balanced, 0.5 square-root, 0 class-balanced.
         settings: of the optimiser.
         generator: source of classes and members.
 
+    Returns:
+        One head for each entry of `members`; they see the same classes in the same order.
+
     Source: Kang et al., "Decoupling Representation and Classifier for Long-Tailed Recognition", ICLR 2020 (cRT; the
     sampling law is its equation 1).
     """
-    space = FeatureSpace.fit(train.features)
-    features = space.encode(train.features)
-    one_hot = F.one_hot(train.labels, num_classes).to(features)
-    members = ClassMembers.from_labels(train.labels, num_classes)
-    class_law = members.counts.double() ** sampling_power
+    space = FeatureSpace.fit(pool.features)
+    features = space.encode(pool.features)
+    num_classes = len(members[0].counts)
+    class_law = members[-1].counts.double() ** sampling_power
 
     shape = (settings.steps, settings.batch_size)
-    classes = torch.multinomial(class_law, math.prod(shape), replacement=True, generator=generator)
-    batches = members.draw(classes, generator=generator).view(shape)
-    weight = features.new_zeros(num_classes, features.shape[1])
-    for step, batch in enumerate(batches):
+    classes = torch.multinomial(class_law, math.prod(shape), replacement=True, generator=generator).view(shape)
+    batches = torch.stack([own.draw(classes, generator=generator) for own in members], dim=1)
+    weights = features.new_zeros(len(members), num_classes, features.shape[1])
+    for step in range(settings.steps):
         rate = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-        cross_entropy_step_(weight, features[batch], one_hot[batch], rate=rate, decay=settings.weight_decay)
-    return space.decode_head(weight)
+        targets = F.one_hot(classes[step], num_classes).to(features)
+        cross_entropy_step_(weights, features[batches[step]], targets, rate=rate, decay=settings.weight_decay)
+    return [space.decode_head(weight) for weight in weights]

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.markup import escape
 from rich.progress import track as rich_track
 
@@ -24,7 +23,8 @@ err = Console(stderr=True)
 def guarded(*, quiet: bool, debug: bool) -> Iterator[None]:
     """Show log lines on stderr, and turn an error into one line and its exit code (`debug` shows the trace)."""
     logger = logging.getLogger("selmix")
-    handler = RichHandler(console=err, show_time=False, show_path=False)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.ERROR if quiet else logging.INFO)
     try:
@@ -32,13 +32,18 @@ def guarded(*, quiet: bool, debug: bool) -> Iterator[None]:
     except SelmixError as error:
         if debug:
             err.print_exception()
-        err.print(f"[red]error:[/red] {escape(' '.join(str(error).split()))}", soft_wrap=True, highlight=False)
+        show_error(str(error))
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
         err.print("interrupted")
         raise typer.Exit(INTERRUPTED) from error
     finally:
         logger.removeHandler(handler)
+
+
+def show_error(message: str) -> None:
+    """Print an error as one line on stderr."""
+    err.print(f"[red]error:[/red] {escape(' '.join(message.split()))}", soft_wrap=True, highlight=False)
 
 
 def progress(*, quiet: bool) -> Track | None:

@@ -38,8 +38,11 @@ def finetune(
 ) -> None:
     """Tune the linear head of a frozen backbone for a metric.
 
-    The validation split steers the tuning (a fifth of train is set aside where there is none); the test split is looked
-    at once, at the end. The run folder gets result.json, the tuned head, the ids of every split and the request.
+    The labels of train and val train the head, those of val steer it (each judged by a head that has not learnt it).
+
+    Without val, a fifth of train is set aside for it. The test split is looked at once, at the end.
+
+    The run folder gets result.json, the tuned head, the ids of every split and the request.
 
     Exit codes: 0 ok, 2 usage, 3 data or checkpoint problem.
     """

@@ -6,6 +6,7 @@ from rich.table import Table
 
 from selmix.commands.console import out
 from selmix.commands.options import Json
+from selmix.evaluation import REPORTED
 from selmix.metrics import ALIASES, METRICS
 
 
@@ -26,7 +27,12 @@ def metrics(as_json: Json = False) -> None:
     for row in rows:
         table.add_row(str(row["name"]), str(row["formula"]), ", ".join(row["aliases"]))
     out.print(table)
+    reported = Table("also reported", "what it is")
+    for name, meaning in REPORTED.items():
+        reported.add_row(name, meaning)
+    out.print(reported)
     out.print(
-        "C is the joint confusion matrix (rows true), pi_i a class's prior, r_i its recall, c_i its coverage.\n"
-        "All lie in [0, 1], higher is better; a class without samples is left out."
+        "C is the confusion matrix as shares of all samples, rows true; for class i, pi_i is its share of the samples, "
+        "c_i its share of the predictions, r_i its recall. All lie in [0, 1], higher is better (but for ece); a class "
+        "without samples is left out."
     )

@@ -26,5 +26,5 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the full trace of an 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a finished run in the --out folder.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the procedure, e.g. steps=2000 (see docs/settings.md)."),
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. steps=2000 (docs/settings.md has them all)."),
 ]

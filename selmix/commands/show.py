@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from selmix.commands.console import out
-from selmix.commands.tables import class_table, metric_table, percent
+from rich.markup import escape
 
-_COST = 0.005  # a class or metric that fell by less than half a point is not called a cost
+from selmix.commands.console import out
+from selmix.commands.tables import class_table, interval, metric_table, percent
+
+_COST = 0.005  # a class that fell by less than half a point is not called a cost
+_SHOWN = 8  # classes named
 
 
 def show_result(document: dict[str, Any], folder: Path, *, as_json: bool, quiet: bool) -> None:
@@ -24,24 +27,38 @@ def show_result(document: dict[str, Any], folder: Path, *, as_json: bool, quiet:
 
 
 def _summary(document: dict[str, Any], split: str) -> list[str]:
-    """Say in words what improved and what it cost."""
+    """Say in words what improved, against what, and what it cost."""
     name = document["metric"]
-    before, balanced, after = (document[head][split][name] for head in ("before", "balanced", "after"))
-    lines = [
-        f"[bold]{name}[/bold] on {split}: {percent(before)} ({document['before_is']}) -> {percent(after)}; "
-        f"a head retrained with class-balanced sampling has {percent(balanced)}"
-    ]
-    classes = zip(
-        document["class_names"], document["recall"]["before"][split], document["recall"]["after"][split], strict=True
+    after = document["after"][split][name]
+    lines = [f"[bold]{name}[/bold] on {split}: {percent(after)}"]
+    rivals = (
+        ("before", "change", document["before_is"]),
+        ("balanced", "change_from_balanced", "head retrained with class-balanced sampling on the same labels"),
     )
-    falls = [(after - before, f"recall of {name}") for name, before, after in classes]
-    falls += [
-        (value - document["before"][split][key], key)
-        for key, value in document["after"][split].items()
-        if value is not None and key not in ("ece", name)
-    ]
-    costs = [f"{what} {100 * fall:+.1f}" for fall, what in sorted(falls) if fall < -_COST]
-    lines.append(f"paid for with: {', '.join(costs)}" if costs else "nothing else fell by half a point or more")
+    for head, key, what in rivals:
+        value = document[head][split][name]
+        lines.append(
+            f"  {100 * (after - value):+.1f} points from {percent(value)}, the {what}{_certainty(document, key)}"
+        )
+    lines.append(_costs(document, split))
     if document["optimistic"]:
         lines.append("[bold red]optimistic:[/bold red] there is no test split; these figures steered the tuning")
     return lines
+
+
+def _certainty(document: dict[str, Any], key: str) -> str:
+    """Return the interval of a difference on test, and whether it leaves room for no difference at all."""
+    if key not in document["interval"]:
+        return ""
+    low, high = document["interval"][key]["test"][document["metric"]]
+    verdict = ": not distinguishable" if low <= 0 <= high else ""
+    return f" (95 % interval {interval(low, high)}{verdict})"
+
+
+def _costs(document: dict[str, Any], split: str) -> str:
+    """Return the line that names the classes that pay."""
+    recalls = (document["recall"][head][split] for head in ("before", "after"))
+    falls = [(after - before, name) for name, before, after in zip(document["class_names"], *recalls, strict=True)]
+    costs = [f"{escape(name)} {100 * fall:+.1f}" for fall, name in sorted(falls) if fall < -_COST]
+    shown = ", ".join(costs[:_SHOWN]) + (f" and {len(costs) - _SHOWN} more" if len(costs) > _SHOWN else "")
+    return f"paid for with recall of: {shown}" if costs else "no class lost half a point of recall or more"

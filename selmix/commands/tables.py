@@ -13,6 +13,11 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
+def interval(low: float, high: float) -> str:
+    """Return an interval of a difference in points."""
+    return f"{100 * low:+.1f} .. {100 * high:+.1f}"
+
+
 def _points(change: float | None, *, up_is_good: bool = True) -> str:
     if change is None:
         return "-"
@@ -52,6 +57,6 @@ def metric_table(document: dict[str, Any], split: str) -> Table:
         ]
         if name in intervals:
             low, high = intervals[name]
-            row.append(f"{100 * low:+.1f} .. {100 * high:+.1f}")
+            row.append(interval(low, high))
         table.add_row(f"[bold]{name}[/bold]" if name == document["metric"] else name, *row)
     return table

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from selmix.commands.console import guarded, out, progress
-from selmix.commands.options import Debug, Device, DeviceName, Json, Out, Quiet, Settings
+from selmix.commands.options import Debug, Device, DeviceName, Json, Out, Quiet
 from selmix.pipeline import choose_device
 from selmix.recipe import TrainRecipe, load_recipe, parse_assignments
 from selmix.training import train_backbone
@@ -16,16 +16,16 @@ from selmix.training import train_backbone
 def train(
     recipe: Annotated[Path, typer.Argument(help="A TOML recipe, e.g. recipes/fashion_resnet32.toml.")],
     folder: Out,
-    settings: Settings = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe, e.g. seed=1 stage1.epochs=20."),
+    ] = None,
     device: DeviceName = Device.auto,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train a backbone on the train split (mixup), and write its weights and manifest.
-
-    Settings are overridden by KEY=VALUE words, e.g. seed=1 or stage1.epochs=20.
-    """
+    """Train a backbone on the train split (mixup), and write its weights and manifest."""
     with guarded(quiet=quiet, debug=debug):
         manifest = train_backbone(
             load_recipe(recipe, TrainRecipe, parse_assignments(settings or [])),

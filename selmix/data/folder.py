@@ -13,6 +13,12 @@ from selmix.errors import DataError
 
 logger = logging.getLogger("selmix")
 
+SPLITS = ("train", "val", "test", "unlabeled")
+_MISNAMED = {
+    "training": "train", "valid": "val", "validation": "val", "dev": "val", "eval": "val", "testing": "test",
+    "unlabelled": "unlabeled",
+}  # fmt: skip
+
 
 def load_image_folder(root: Path) -> ImageData:
     """Read the file names of an image folder; the class table is made from `train` and every split is held to it.
@@ -23,6 +29,7 @@ def load_image_folder(root: Path) -> ImageData:
     if not (root / "train").is_dir():
         missing = root if not root.is_dir() else root / "train"
         raise DataError(f"no such folder: {missing}; expected {root}/train/CLASS/image.jpg (and val, test likewise)")
+    _check_split_names(root)
     folders = {split: _class_folders(root / split) for split in ("train", "val", "test") if (root / split).is_dir()}
     class_names = folders["train"]
     if not class_names:
@@ -33,8 +40,23 @@ def load_image_folder(root: Path) -> ImageData:
     return ImageData(class_names, splits, _digest(class_names, splits))
 
 
+def _check_split_names(root: Path) -> None:
+    """Refuse a split under another name, and say what else is left alone."""
+    names = [path.name for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    for name in names:
+        if name.lower() in _MISNAMED:
+            right = _MISNAMED[name.lower()]
+            raise DataError(f"the folder {root / name} would be left out; did you mean {right}? rename it")
+    ignored = [name for name in names if name not in SPLITS]
+    if ignored:
+        logger.warning("ignored folders in %s: %s; the splits are %s", root, ", ".join(ignored), ", ".join(SPLITS))
+
+
 def _class_folders(folder: Path) -> list[str]:
     names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    loose = [path.name for path in folder.iterdir() if path.is_file() and path.suffix.lower() in IMG_EXTENSIONS]
+    if loose:
+        logger.warning("ignored %d image(s) in %s that lie in no class folder", len(loose), folder)
     hidden = [name for name in names if name.startswith(".")]
     if hidden:
         logger.warning("ignored hidden folders in %s: %s", folder, ", ".join(hidden))
@@ -60,11 +82,15 @@ def _labeled_split(root: Path, split: str, found: list[str], class_names: list[s
 
 
 def _image_paths(folder: Path) -> list[Path]:
-    return sorted(
+    files = sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in IMG_EXTENSIONS and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
+    ignored = [path.name for path in files if path.suffix.lower() not in IMG_EXTENSIONS]
+    if ignored:
+        logger.warning("ignored %d file(s) in %s that are no images, the first is %s", len(ignored), folder, ignored[0])
+    return [path for path in files if path.suffix.lower() in IMG_EXTENSIONS]
 
 
 def _path_split(root: Path, paths: list[Path], labels: np.ndarray | None) -> ImageSplit:

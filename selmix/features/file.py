@@ -28,7 +28,7 @@ def load_features(path: Path) -> FeatureData:
     arrays = read_npz(path)
     faults = _key_faults(arrays) or _shape_faults(arrays) or _content_faults(arrays)
     if faults:
-        raise DataError(f"{path}: {'; '.join(faults)}")
+        raise DataError(f"{path}: {'; '.join(faults)}; mend the arrays and write them with np.savez")
     splits = {
         split: LabeledFeatures(
             torch.from_numpy(_single(arrays[f"{split}_features"])),
@@ -71,15 +71,18 @@ def _shape_faults(arrays: dict[str, np.ndarray]) -> list[str]:
             faults.append(f"{key} must be a non-empty array of {dimensions} dimension(s), got shape {array.shape}")
         if array.dtype.kind not in kinds:
             kind = {"U": "strings", "iu": "integers", "f": "floats"}[kinds]
-            faults.append(f"{key} must hold {kind}, got {array.dtype}")
+            remedy = "; use .astype(int)" if kinds == "iu" and array.dtype.kind == "f" else ""
+            faults.append(f"{key} must hold {kind}, got {array.dtype}{remedy}")
     if faults:
         return faults
     width = arrays["train_features"].shape[1]
     for key, array in arrays.items():
         if array.ndim == 2 and array.shape[1] != width:
-            faults.append(f"{key} has {array.shape[1]} columns, train_features has {width}")
-        if key.endswith("labels") and len(array) != len(arrays[key.replace("labels", "features")]):
-            faults.append(f"{key} has {len(array)} rows, {key.replace('labels', 'features')} another number")
+            remedy = "; transpose it" if len(array) == width else ""
+            faults.append(f"{key} has {array.shape[1]} columns, train_features has {width}{remedy}")
+        features = key.replace("labels", "features")
+        if key.endswith("labels") and len(array) != len(arrays[features]):
+            faults.append(f"{key} has {len(array)} rows, {features} has {len(arrays[features])}")
     sizes = {key: len(arrays[key]) for key in ("head_weight", "head_bias", "class_names") if key in arrays}
     if len(set(sizes.values())) > 1:
         faults.append(f"the number of classes differs: {', '.join(f'{key} has {size}' for key, size in sizes.items())}")
@@ -102,6 +105,8 @@ def _content_faults(arrays: dict[str, np.ndarray]) -> list[str]:
             faults.append(f"{split}_labels must lie in 0..{len(names) - 1}, got {labels.min()}..{labels.max()}")
             continue
         missing = [names[label] for label in np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0)]
+        if len(missing) == 1 and missing[0] == names[0]:
+            missing[0] += " (labels start at 0; are these one too high?)"
         if missing:
             faults.append(f"{split} has no sample of class {', '.join(missing[:5])}{' ...' * (len(missing) > 5)}")
     return faults

@@ -16,20 +16,22 @@ class PairBatches:
 
     Attributes:
         features: [n, d].
-        members: the samples of each of the k classes.
+        members: for each of h heads, the samples it may learn from, by class.
         batch_size: mixups a batch.
         mix_low: the coefficient lam of the kept sample is uniform on [mix_low, 1].
         generator: source of randomness, on the device of the features.
     """
 
     features: torch.Tensor
-    members: ClassMembers
+    members: list[ClassMembers]
     batch_size: int
     mix_low: float
     generator: torch.Generator
 
     def draw(self, distribution: torch.Tensor, steps: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield `steps` batches: mixed features [b, d] and one-hot targets [b, k] of the classes that keep their label.
+        """Yield `steps` batches: mixed features [h, b, d], and one-hot targets [b, k] of the classes kept.
+
+        The heads share classes and coefficients; each mixes members of its own.
 
         Args:
             distribution: [k, k] law over (kept, partner).
@@ -38,10 +40,11 @@ class PairBatches:
         count = steps * self.batch_size
         kept, partner = draw_pairs(distribution, count, generator=self.generator)
         uniform = torch.rand(count, generator=self.generator, device=self.features.device, dtype=self.features.dtype)
-        mixed = mix_features(
-            self.features[self.members.draw(kept, generator=self.generator)],
-            self.features[self.members.draw(partner, generator=self.generator)],
-            self.mix_low + (1 - self.mix_low) * uniform,
-        )
-        targets = F.one_hot(kept, len(self.members.counts)).to(mixed)
-        return zip(mixed.split(self.batch_size), targets.split(self.batch_size), strict=True)
+        mix = self.mix_low + (1 - self.mix_low) * uniform
+        mixed = torch.stack([self._mix(members, kept, partner, mix) for members in self.members])
+        targets = F.one_hot(kept, len(self.members[0].counts)).to(mixed)
+        return zip(mixed.split(self.batch_size, dim=1), targets.split(self.batch_size), strict=True)
+
+    def _mix(self, members: ClassMembers, kept: torch.Tensor, partner: torch.Tensor, mix: torch.Tensor) -> torch.Tensor:
+        kept_features = self.features[members.draw(kept, generator=self.generator)]
+        return mix_features(kept_features, self.features[members.draw(partner, generator=self.generator)], mix)

@@ -15,8 +15,10 @@ from selmix.features.statistics import class_means
 from selmix.gains import gain_matrix
 from selmix.heads import LinearHead
 from selmix.metrics import Metric, logit_gradient
-from selmix.pairs import ClassMembers, pair_distribution
+from selmix.pairs import pair_distribution
+from selmix.significance import paired_difference
 from selmix.stage2.batches import PairBatches
+from selmix.stage2.crossfit import CrossFit
 
 logger = logging.getLogger("selmix")
 
@@ -28,6 +30,8 @@ class RefineSettings:
     """Settings of the SelMix loop; rates and decay are those of centred features of unit mean square.
 
     Attributes:
+        folds: parts into which the validation labels are dealt, so that they train the heads as well; 0 lets them only
+            steer.
         start: head to begin with: given, logit_adjusted, balanced, or best, the one of them with the best metric on
             validation.
         steps: SGD steps.
@@ -40,20 +44,23 @@ class RefineSettings:
         mix_low: the kept sample's coefficient is uniform on [mix_low, 1].
         sharpness: of the smooth minimum in metrics that have a minimum.
         pseudo_count: samples per class that smooth the confusion matrix of the gains.
+        caution: standard errors of the paired difference by which a later step must beat the best one so far.
         averaging: decay per step of the exponential average of the iterates; 0 keeps the last iterate.
     """
 
+    folds: int = 5
     start: str = "best"
     steps: int = 5000
     refresh: int = 50
     batch_size: int = 64
-    learning_rate: float = 0.2
-    weight_decay: float = 0.0
+    learning_rate: float = 0.1
+    weight_decay: float = 5e-4
     inverse_temperature: float = 10.0
     exploration: float = 0.0
     mix_low: float = 0.6
     sharpness: float = 20.0
     pseudo_count: float = 1.0
+    caution: float = 1.0
     averaging: float = 0.99
 
     def __post_init__(self) -> None:
@@ -61,6 +68,7 @@ class RefineSettings:
         check_settings(
             self,
             {
+                "folds": ("0 or >= 2", self.folds == 0 or self.folds >= 2),
                 "start": (f"one of {', '.join(STARTS)}", self.start in STARTS),
                 "steps": (">= 1", self.steps >= 1),
                 "refresh": (">= 1", self.refresh >= 1),
@@ -72,6 +80,7 @@ class RefineSettings:
                 "mix_low": ("in [0, 1]", 0 <= self.mix_low <= 1),
                 "sharpness": ("> 0", self.sharpness > 0),
                 "pseudo_count": ("> 0", self.pseudo_count > 0),
+                "caution": (">= 0", self.caution >= 0),
                 "averaging": ("in [0, 1)", 0 <= self.averaging < 1),
             },
         )
@@ -82,70 +91,77 @@ class Refined:
     """What the loop returns.
 
     Attributes:
-        head: the head with the best metric on validation, the starting one included.
-        best_step: the step it was seen at; 0 is the start.
+        heads: the heads at the best step; the last is the result.
+        best_step: the last step that beat all before it on validation by more than luck explains; 0 is the start.
         steps: steps taken.
-        history: one record per refresh: step, metric (of the averaged head on validation), largest_gain.
+        history: one record per refresh: step, metric (of the averaged heads on validation), largest_gain.
     """
 
-    head: LinearHead
+    heads: list[LinearHead]
     best_step: int
     steps: int
     history: list[dict[str, float]] = field(default_factory=list)
 
 
 def score(counts: torch.Tensor, metric: Metric, settings: RefineSettings) -> tuple[float, float]:
-    """Return what heads are ranked by: the metric, and among equals (many, on a small split) its smooth form."""
+    """Return what starting heads are ranked by: the metric, and among equals its smooth form."""
     smoothed = joint_confusion(counts, pseudo_count=settings.pseudo_count)
     return float(metric(joint_confusion(counts))), float(metric.objective(settings.sharpness)(smoothed))
 
 
 def refine(
-    head: LinearHead,
-    train: LabeledFeatures,
+    heads: list[LinearHead],
+    plan: CrossFit,
     val: LabeledFeatures,
     metric: Metric,
     settings: RefineSettings,
     *,
     generator: torch.Generator,
 ) -> Refined:
-    """Tune a head for `metric` by selective feature mixup; the backbone never enters, only its features.
+    """Tune heads for `metric` by selective feature mixup; the backbone never enters, only its features.
 
     Args:
-        head: where to start.
-        train: features to mix; every class must have a sample.
-        val: features that give class means, confusion matrix and the choice of the best head.
+        heads: where to start, one for each head of the plan.
+        plan: who learns from what and who judges what; every class must have a sample to learn from.
+        val: features that give class means, confusion matrix and the choice of the best step.
         metric: what to raise.
         settings: see `RefineSettings`.
         generator: source of pairs, members and coefficients, on the device of the features.
 
-    Source: SelMix, ICLR 2024, algorithm 1, on cached features.
+    Source: SelMix, ICLR 2024, algorithm 1, on cached features; the cross-fitting is ours.
     """
-    space = FeatureSpace.fit(train.features)
-    num_classes = head.num_classes
+    space = FeatureSpace.fit(plan.pool.features)
+    num_classes = heads[0].num_classes
     val_features = space.encode(val.features)
     means = class_means(val_features, val.labels, num_classes)
     objective = metric.objective(settings.sharpness)
     batches = PairBatches(
-        features=space.encode(train.features),
-        members=ClassMembers.from_labels(train.labels, num_classes),
+        features=space.encode(plan.pool.features),
+        members=plan.members,
         batch_size=settings.batch_size,
         mix_low=settings.mix_low,
         generator=generator,
     )
 
-    def val_counts(weight: torch.Tensor) -> torch.Tensor:
-        return confusion_counts(val.labels, (val_features @ weight.T).argmax(1), num_classes)
+    def judge(weights: torch.Tensor) -> torch.Tensor:
+        predictions = torch.empty_like(val.labels)
+        for weight, rows in zip(weights, plan.judged, strict=True):
+            predictions[rows] = (val_features[rows] @ weight.T).argmax(1)
+        return predictions
 
-    weight = space.encode_head(head)
-    averaged = weight.clone()
-    best_weight, best_step, step = weight.clone(), 0, 0
-    best_score = score(val_counts(weight), metric, settings)
-    history = [{"step": 0, "metric": best_score[0]}]
+    def confusion_of(predictions: torch.Tensor, pseudo_count: float = 0.0) -> torch.Tensor:
+        return joint_confusion(confusion_counts(val.labels, predictions, num_classes), pseudo_count=pseudo_count)
+
+    weights = torch.stack([space.encode_head(head) for head in heads])
+    averaged = weights.clone()
+    best_weights, best_step, step = weights.clone(), 0, 0
+    best_predictions = judge(weights)
+    best_metric = float(metric(confusion_of(best_predictions)))
+    history = [{"step": 0, "metric": best_metric}]
     while step < settings.steps:
         # which pairs raise the metric from here?
-        confusion = joint_confusion(val_counts(weight), pseudo_count=settings.pseudo_count)
-        gains = gain_matrix(means, weight, None, logit_gradient(objective, confusion), mix=(1 + settings.mix_low) / 2)
+        gradient = logit_gradient(objective, confusion_of(judge(weights), settings.pseudo_count))
+        gains = gain_matrix(means, weights[-1], None, gradient, mix=(1 + settings.mix_low) / 2)
         if not (gains > 0).any():
             logger.info("no pair raises the metric any more: stopped after %d steps", step)
             break
@@ -157,13 +173,18 @@ def refine(
         rate = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
         round_steps = min(settings.refresh, settings.steps - step)
         for features, targets in batches.draw(law, round_steps):
-            cross_entropy_step_(weight, features, targets, rate=rate, decay=settings.weight_decay)
-            averaged.lerp_(weight, 1 - settings.averaging)
+            cross_entropy_step_(weights, features, targets, rate=rate, decay=settings.weight_decay)
+            averaged.lerp_(weights, 1 - settings.averaging)
         step += round_steps
 
-        # keep the best head seen
-        val_score = score(val_counts(averaged), metric, settings)
-        history.append({"step": step, "metric": val_score[0], "largest_gain": float(gains.max())})
-        if val_score > best_score:
-            best_score, best_weight, best_step = val_score, averaged.clone(), step
-    return Refined(space.decode_head(best_weight), best_step, step, history)
+        # keep the best heads seen, unless luck would explain that they are better
+        predictions = judge(averaged)
+        val_metric = float(metric(confusion_of(predictions)))
+        history.append({"step": step, "metric": val_metric, "largest_gain": float(gains.max())})
+        difference, standard_error = paired_difference(
+            objective, val.labels, predictions, best_predictions, num_classes, pseudo_count=settings.pseudo_count
+        )
+        if val_metric >= best_metric and difference > settings.caution * standard_error:
+            best_weights, best_step = averaged.clone(), step
+            best_predictions, best_metric = predictions, val_metric
+    return Refined([space.decode_head(weight) for weight in best_weights], best_step, step, history)

@@ -3,22 +3,30 @@
 import torch
 
 from selmix.baselines.logit_adjustment import logit_adjusted
-from selmix.baselines.retrain import RetrainSettings, retrain_head
-from selmix.features.labeled import LabeledFeatures
+from selmix.baselines.retrain import RetrainSettings, retrain_heads
 from selmix.heads import LinearHead
+from selmix.stage2.crossfit import CrossFit
 
 
-def starting_heads(given: LinearHead, train: LabeledFeatures, *, generator: torch.Generator) -> dict[str, LinearHead]:
-    """Return the heads that tuning may start from.
+def starting_heads(
+    given: LinearHead, train_counts: torch.Tensor, plan: CrossFit, *, generator: torch.Generator
+) -> dict[str, list[LinearHead]]:
+    """Return what tuning may start from, one head for each head of the plan.
+
+    Args:
+        given: trained on the train split alone.
+        train_counts: [k] samples per class that trained it.
+        plan: who learns from what.
+        generator: source of the retraining.
 
     Returns:
         `given` as it came; `logit_adjusted`, the same with the log prior of the training counts subtracted; `balanced`,
-        a fresh head retrained with class-balanced sampling.
+        fresh heads retrained with class-balanced sampling on what each may learn from.
     """
-    num_classes = given.num_classes
-    class_counts = torch.bincount(train.labels, minlength=num_classes)
+    balanced = retrain_heads(plan.pool, plan.members, sampling_power=0, settings=RetrainSettings(), generator=generator)
+    copies = len(plan.members)
     return {
-        "given": given,
-        "logit_adjusted": logit_adjusted(given, class_counts),
-        "balanced": retrain_head(train, num_classes, sampling_power=0, settings=RetrainSettings(), generator=generator),
+        "given": [given] * copies,
+        "logit_adjusted": [logit_adjusted(given, train_counts)] * copies,
+        "balanced": balanced,
     }

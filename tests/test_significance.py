@@ -1,0 +1,47 @@
+"""The standard error of a paired difference: by hand, and against the bootstrap."""
+
+import numpy as np
+import pytest
+import torch
+from oracles import random_labels
+
+from selmix.bootstrap import resampled_counts
+from selmix.confusion import confusion_counts, joint_confusion
+from selmix.metrics import METRICS, mean_recall
+from selmix.significance import paired_difference
+
+
+def test_mean_recall_by_hand():
+    # class 0: 4 samples, the candidate mends one; class 1: 2 samples, it spoils none
+    labels = torch.tensor([0, 0, 0, 0, 1, 1])
+    incumbent = torch.tensor([0, 0, 1, 1, 1, 0])
+    candidate = torch.tensor([0, 0, 0, 1, 1, 0])
+    difference, error = paired_difference(mean_recall, labels, candidate, incumbent, 2, pseudo_count=0)
+    assert difference == pytest.approx(0.5 * 1 / 4)
+    # contributions of class 0 are (0, 0, 1/8, 0): n_0 times their variance is 1/64 - (1/8)^2 / 4 = 3/256
+    assert error == pytest.approx((3 / 256) ** 0.5)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_equal_predictions_differ_by_nothing(name):
+    labels, predictions = random_labels(5, seed=0)
+    assert paired_difference(METRICS[name].objective(20), labels, predictions, predictions, 5, pseudo_count=1) == (0, 0)
+
+
+@pytest.mark.parametrize("name", ["mean_recall", "harmonic_mean", "geometric_mean", "macro_f1", "accuracy"])
+def test_the_error_is_that_of_the_bootstrap(name):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(4).repeat_interleave(150)
+    wrong = torch.randint(4, (600,), generator=generator)
+    incumbent = torch.where(torch.rand(600, generator=generator) < 0.75, labels, wrong)
+    candidate = torch.where(torch.rand(600, generator=generator) < 0.2, labels, incumbent)
+    objective = METRICS[name].objective(20)
+    difference, error = paired_difference(objective, labels, candidate, incumbent, 4, pseudo_count=0)
+    values = [
+        float(objective(joint_confusion(first)) - objective(joint_confusion(second)))
+        for first, second in resampled_counts(labels, [candidate, incumbent], 4, replicates=800, generator=generator)
+    ]
+    plain = [objective(joint_confusion(confusion_counts(labels, p, 4))) for p in (candidate, incumbent)]
+    assert difference == pytest.approx(float(plain[0] - plain[1]), rel=1e-12)
+    # a standard deviation over 800 draws is known to 1 / sqrt(1600) = 2.5 %; the delta method adds its own few
+    assert error == pytest.approx(np.std(values), rel=0.12)
