@@ -44,8 +44,9 @@ class Tuning:
         refined: what the loop returned.
         groups: head, medium and tail classes.
         evaluations: split -> head -> evaluation, for the heads `before` (given, or a linear probe), `balanced`
-            (retrained with class-balanced sampling on the same labels) and `after`. Figures on val are out-of-fold: no
-            sample is judged by a head that has learnt from it. Test is looked at once, at the end.
+            (retrained with class-balanced sampling on the same labels) and `after`. On val, no sample is judged by a
+            head that has learnt from it; but val steered the pairs and chose the step, so `after` is still a little
+            optimistic there. Test is looked at once, at the end.
         seconds: what was spent: `extract`, `tune`.
     """
 

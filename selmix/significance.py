@@ -17,10 +17,10 @@ def paired_difference(
 ) -> tuple[float, float]:
     """Return psi(candidate) - psi(incumbent) on the same samples, and its standard error.
 
-    Delta method: with g = dpsi/dC, averaged over the two confusion matrices, sample s contributes
-    (g[y_s, candidate_s] - g[y_s, incumbent_s]) / n to the difference. Class counts are given and the samples of a class
-    are draws from it, so the variance of the sum is the sum over classes of n_c times the variance of the contributions
-    within class c.
+    Delta method: with g = dpsi/dC at the candidate (at an incumbent with a recall near 0 it can blow up), sample s
+    contributes (g[y_s, candidate_s] - g[y_s, incumbent_s]) / n to the difference. Class counts are given and the
+    samples of a class are draws from it, so the variance of the sum is the sum over classes of n_c times the variance
+    of the contributions within class c.
 
     Args:
         objective: psi, smooth: [k, k] -> 0-d.
@@ -34,7 +34,7 @@ def paired_difference(
         joint_confusion(confusion_counts(labels, predictions, num_classes), pseudo_count=pseudo_count)
         for predictions in (candidate, incumbent)
     )
-    gradient = (metric_gradient(objective, better) + metric_gradient(objective, worse)) / 2
+    gradient = metric_gradient(objective, better)
     contributions = (gradient[labels, candidate] - gradient[labels, incumbent]) / len(labels)
     counts = torch.bincount(labels, minlength=num_classes).clamp_min(1)
     zeros = torch.zeros(num_classes, dtype=torch.float64, device=labels.device)

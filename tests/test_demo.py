@@ -62,7 +62,7 @@ def numbers(text: str) -> list[float]:
 def test_the_readme_shows_this_output(demo_runs):
     _, (output, _) = demo_runs
     readme = (ROOT / "README.md").read_text()
-    shown = readme.split("prints:\n\n```\n")[1].split("\n```")[0].splitlines()
+    shown = readme.split("and prints (a table like")[1].split("```\n")[1].split("\n```")[0].splitlines()
     printed = [line.rstrip() for line in output.stdout.splitlines()]
     rows = [line for line in shown if line.startswith("│")]
     assert len(rows) == 10 + 13

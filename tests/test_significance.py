@@ -45,3 +45,15 @@ def test_the_error_is_that_of_the_bootstrap(name):
     assert difference == pytest.approx(float(plain[0] - plain[1]), rel=1e-12)
     # a standard deviation over 800 draws is known to 1 / sqrt(1600) = 2.5 %; the delta method adds its own few
     assert error == pytest.approx(np.std(values), rel=0.12)
+
+
+@pytest.mark.parametrize("name", ["geometric_mean", "harmonic_mean", "min_recall"])
+def test_a_class_that_rises_from_zero_is_no_luck(name):
+    # 50 samples a class; the incumbent misses class 1, the candidate finds 30 of them and loses 2 of class 0:
+    # in standard errors of the two recalls, 0.6 / sqrt(.6 * .4 / 50) = 8.7 against 0.04 / sqrt(.04 * .96 / 50) = 1.4
+    labels = torch.arange(2).repeat_interleave(50)
+    incumbent = torch.zeros(100, dtype=torch.int64)
+    candidate = torch.cat([torch.zeros(48), torch.ones(2), torch.zeros(20), torch.ones(30)]).long()
+    objective = METRICS[name].objective(20)
+    difference, error = paired_difference(objective, labels, candidate, incumbent, 2, pseudo_count=1)
+    assert difference > 3 * error > 0

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-import selmix
+import selmix.commands.environment  # noqa: F401  before anything that imports PyTorch
 from selmix.commands import demo, finetune, metrics, train
 from selmix.commands.console import show_error
 from selmix.errors import UsageError
