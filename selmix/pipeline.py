@@ -111,6 +111,7 @@ def tune(data: FeatureData, metric: Metric, settings: RefineSettings, *, seed: i
     if (train.features == train.features[0]).all():
         raise DataError("all training features are the same; is this the right backbone, or the right file?")
     data = _with_validation(data, seed)
+    _warn_of_few(data)
     with _threads_that_pay(data, settings):
         return _tune(data, metric, settings, seed)
 
@@ -133,22 +134,7 @@ def _tune(data: FeatureData, metric: Metric, settings: RefineSettings, seed: int
     num_classes = len(data.class_names)
     train_members = ClassMembers.from_labels(train.labels, num_classes)
     started = time.perf_counter()
-    before = (
-        data.head
-        or retrain_heads(
-            train,
-            [train_members],
-            sampling_power=1,
-            settings=RetrainSettings(),
-            generator=torch_generator(seed, "probe"),
-        )[0]
-    )
-    support = torch.bincount(val.labels, minlength=num_classes)
-    if int(support.min()) < FEW:
-        name, count = data.class_names[int(support.argmin())], int(support.min())
-        logger.warning(
-            "class %s has %d validation sample(s): its recall is a rough guess, and so is what rests on it", name, count
-        )
+    before = data.head or _linear_probe(train, train_members, seed)
     plan = CrossFit.plan(train, val, num_classes, folds=settings.folds, generator=torch_generator(seed, "folds"))
     starts = starting_heads(before, train_members.counts, plan, generator=torch_generator(seed, "balanced"))
     start = settings.start
@@ -168,6 +154,23 @@ def _tune(data: FeatureData, metric: Metric, settings: RefineSettings, seed: int
             name: evaluate(heads[-1].logits(test.features), test.labels, groups) for name, heads in candidates.items()
         }
     return Tuning(data, refined.heads[-1], start, refined, groups, evaluations, seconds)
+
+
+def _linear_probe(train: LabeledFeatures, members: ClassMembers, seed: int) -> LinearHead:
+    generator = torch_generator(seed, "probe")
+    (head,) = retrain_heads(train, [members], sampling_power=1, settings=RetrainSettings(), generator=generator)
+    return head
+
+
+def _warn_of_few(data: FeatureData) -> None:
+    support = torch.bincount(data.splits["val"].labels, minlength=len(data.class_names))
+    label = int(support.argmin())
+    if int(support[label]) < FEW:
+        logger.warning(
+            "class %s has %d validation sample(s): its recall is a rough guess, and so is what rests on it",
+            data.class_names[label],
+            int(support[label]),
+        )
 
 
 def _val_counts(plan: CrossFit, heads: list[LinearHead], val: LabeledFeatures) -> torch.Tensor:
