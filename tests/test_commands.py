@@ -309,3 +309,21 @@ def test_help_helps(words):
 @pytest.mark.parametrize("words", [("finetun",), ("finetune", "--metrc", "x"), ("demo", "--seed", "x")])
 def test_words_the_command_line_does_not_know_are_exit_code_2(words):
     assert run(*words)[0] == 2
+
+
+def test_the_test_split_steers_nothing(npz, tmp_path):
+    arrays = dict(np.load(npz))
+    assert finetune(npz, tmp_path / "a")[0] == 0
+    rng = np.random.default_rng(1)
+    arrays["test_features"] = rng.normal(size=arrays["test_features"].shape).astype(np.float32)
+    arrays["test_labels"] = arrays["test_labels"][::-1]
+    np.savez(npz, **arrays)
+    assert finetune(npz, tmp_path / "b")[0] == 0
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in "ab"]
+    assert results[0]["after"]["test"] != results[1]["after"]["test"]
+    assert results[0]["after"]["val"] == results[1]["after"]["val"]
+    heads = []
+    for name in "ab":
+        with safe_open(tmp_path / name / "head.safetensors", "np") as head:
+            heads.append((head.get_tensor("weight").tobytes(), head.get_tensor("bias").tobytes()))
+    assert heads[0] == heads[1]

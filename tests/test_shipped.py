@@ -152,3 +152,10 @@ def test_the_shipped_backbone_belongs_to_the_shipped_images():
     assert backbone.class_names == data.class_names
     assert manifest["class_counts"] == MANIFEST["splits"]["train"]["class_counts"]
     assert manifest["data"] == {"name": "shipped:fashion_mnist_lt", "split": "train", "digest": data.digest}
+
+
+def test_no_image_stands_in_two_places():
+    folder = shipped_folder("fashion_mnist_lt", "train.npz")
+    images = [image.tobytes() for split in ("train", "val", "test", "unlabeled") for image in
+              np.load(folder / f"{split}.npz")["images"]]  # fmt: skip
+    assert len(set(images)) == len(images) == 2478 + 1000 + 10000 + 4958
