@@ -155,7 +155,7 @@ def test_the_shipped_backbone_belongs_to_the_shipped_images():
 
 
 def test_no_image_stands_in_two_places():
-    folder = shipped_folder("fashion_mnist_lt", "train.npz")
+    folder = shipped.shipped_folder("fashion_mnist_lt", "train.npz")
     images = [image.tobytes() for split in ("train", "val", "test", "unlabeled") for image in
               np.load(folder / f"{split}.npz")["images"]]  # fmt: skip
     assert len(set(images)) == len(images) == 2478 + 1000 + 10000 + 4958
