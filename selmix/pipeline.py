@@ -30,6 +30,7 @@ logger = logging.getLogger("selmix")
 
 VALIDATION_FRACTION = 0.2
 SMALL_PRODUCT = 1 << 23  # multiplications in one product of a step
+LARGEST_LOGIT = 1e30  # beyond it float32 arithmetic on logits overflows
 FEW = 10  # validation samples of a class below which a warning is due
 
 
@@ -102,14 +103,18 @@ def tune(data: FeatureData, metric: Metric, settings: RefineSettings, *, seed: i
     """Run stage two and evaluate it: the validation split steers, the test split is looked at once, at the end.
 
     Raises:
-        DataError: if there is no validation split and none can be set aside, if there is one class, or if all features
-            are the same.
+        DataError: if there is no validation split and none can be set aside, if there is one class, if all features
+            are the same, or if the given head overflows on them.
     """
     train = data.splits["train"]
     if len(data.class_names) < 2:
         raise DataError(f"there is one class, {data.class_names[0]}; a classifier needs at least 2")
     if (train.features == train.features[0]).all():
         raise DataError("all training features are the same; is this the right backbone, or the right file?")
+    if data.head and not all(_largest_logit(data.head, split) < LARGEST_LOGIT for split in data.splits.values()):
+        raise DataError(
+            "the given head has logits beyond 1e30 on these features; do head and features belong together?"
+        )
     data = _with_validation(data, seed)
     _warn_of_few(data)
     with _threads_that_pay(data, settings):
@@ -154,6 +159,10 @@ def _tune(data: FeatureData, metric: Metric, settings: RefineSettings, seed: int
             name: evaluate(heads[-1].logits(test.features), test.labels, groups) for name, heads in candidates.items()
         }
     return Tuning(data, refined.heads[-1], start, refined, groups, evaluations, seconds)
+
+
+def _largest_logit(head: LinearHead, split: LabeledFeatures) -> float:
+    return float(head.logits(split.features).abs().amax())
 
 
 def _linear_probe(train: LabeledFeatures, members: ClassMembers, seed: int) -> LinearHead:

@@ -14,6 +14,9 @@ from selmix.data.folder import load_image_folder
 from selmix.errors import DataError
 from selmix.evaluation import REPORTED, UNDEFINED, ClassGroups, count_statistics
 
+HUGE = np.full((2, 8), 3e38, dtype=np.float32)
+TWINS = np.array(["cat", "cat"])
+
 
 def words(monkeypatch, capsys, *typed):
     """Run `selmix TYPED` as the console script does; return exit code, stdout and stderr."""
@@ -85,6 +88,8 @@ def test_what_is_ignored_in_a_folder_is_said(tmp_path, caplog):
         ({"train": (20,), "val": (5,)}, lambda arrays: None, "one class"),
         ({"train": (20, 5), "val": (5, 5)}, lambda arrays: arrays["train_features"].fill(1.5), "are the same"),
         ({"train": (20, 5), "val": (5, 5)}, lambda arrays: arrays["train_labels"].__iadd__(1), "start at 0"),
+        ({"train": (20, 5), "val": (5, 5)}, lambda arrays: arrays.update(head_weight=HUGE), "logits beyond 1e30"),
+        ({"train": (20, 5), "val": (5, 5)}, lambda arrays: arrays.update(class_names=TWINS), "must be different"),
     ],
 )
 def test_degenerate_data_are_refused(tmp_path, counts, spoil, message):

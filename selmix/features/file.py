@@ -97,6 +97,8 @@ def _content_faults(arrays: dict[str, np.ndarray]) -> list[str]:
             if len(bad_rows):
                 faults.append(f"{key} has NaN or infinite values in {len(bad_rows)} row(s), the first is {bad_rows[0]}")
     names = _class_names(arrays)
+    if len(set(names)) < len(names) or "" in names:
+        faults.append("class_names must be different and not empty")
     for split in _SPLITS:
         labels = arrays.get(f"{split}_labels")
         if labels is None:
