@@ -40,6 +40,19 @@ def joint_confusion(counts: torch.Tensor, *, pseudo_count: float = 0.0) -> torch
     return smoothed / _or_one(support.sum())
 
 
+def class_confusion(confusion: torch.Tensor) -> torch.Tensor:
+    """Return the confusion matrix of the classes, whatever the group of a sample.
+
+    Args:
+        confusion: [k g, k], joint or counts, with a row for each class and group of samples (row = class * g + group).
+
+    Returns:
+        [k, k]; the matrix itself when there is one group.
+    """
+    rows, num_classes = confusion.shape
+    return confusion if rows == num_classes else confusion.view(num_classes, -1, num_classes).sum(1)
+
+
 def class_prior(confusion: torch.Tensor) -> torch.Tensor:
     """Return P(y = i), [k]."""
     return confusion.sum(1)

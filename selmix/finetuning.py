@@ -7,7 +7,7 @@ import torch
 
 from selmix.features.extract import Track
 from selmix.features.file import load_features
-from selmix.metrics import get_metric
+from selmix.metrics import MetricContext, parse_metric
 from selmix.pipeline import features_of_images, tune
 from selmix.recipe import FinetuneRecipe, refine_settings
 from selmix.result import describe
@@ -39,7 +39,7 @@ def finetune(
         UsageError: for a faulty request.
         DataError: for faulty data, features or weights.
     """
-    metric = get_metric(recipe.metric)
+    wanted = parse_metric(recipe.metric)
     settings = refine_settings(recipe.stage2)
     with run_folder(out, overwrite=overwrite):
         if recipe.features is not None:
@@ -48,6 +48,8 @@ def finetune(
             assert recipe.backbone is not None
             assert recipe.data is not None
             data = features_of_images(recipe.backbone, recipe.data, device=device, track=track)
+        counts = torch.bincount(data.splits["train"].labels, minlength=len(data.class_names))
+        metric = wanted.bind(MetricContext(data.class_names, counts))
         tuning = tune(data, metric, settings, seed=recipe.seed)
         document = describe(tuning, metric, command=command, seed=recipe.seed)
         request = recipe.model_dump(exclude_none=True) | {"metric": metric.name, "stage2": vars(settings)}

@@ -151,12 +151,15 @@ def _tune(data: FeatureData, metric: Metric, settings: RefineSettings, seed: int
     candidates = {"before": [before] * len(plan.members), "balanced": starts["balanced"], "after": refined.heads}
     groups = ClassGroups.from_counts(train_members.counts)
     evaluations = {
-        "val": {name: evaluate(plan.logits(heads, val), val.labels, groups) for name, heads in candidates.items()}
+        "val": {
+            name: evaluate(plan.logits(heads, val), val.labels, groups, metric) for name, heads in candidates.items()
+        }
     }
     if "test" in data.splits:
         test = data.splits["test"]
         evaluations["test"] = {
-            name: evaluate(heads[-1].logits(test.features), test.labels, groups) for name, heads in candidates.items()
+            name: evaluate(heads[-1].logits(test.features), test.labels, groups, metric)
+            for name, heads in candidates.items()
         }
     return Tuning(data, refined.heads[-1], start, refined, groups, evaluations, seconds)
 

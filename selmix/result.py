@@ -43,7 +43,7 @@ def describe(tuning: Tuning, metric: Metric, *, command: str, seed: int) -> dict
     metrics = document["after"]["val"]
     return document | {
         "undefined": {name: UNDEFINED[name] for name, value in metrics.items() if value is None},
-        "interval": _intervals(tuning, seed) if "test" in evaluations else {},
+        "interval": _intervals(tuning, metric, seed) if "test" in evaluations else {},
         "constraints": [],
         "optimistic": "test" not in evaluations,
         "seed": seed,
@@ -64,13 +64,13 @@ def describe(tuning: Tuning, metric: Metric, *, command: str, seed: int) -> dict
     }
 
 
-def _intervals(tuning: Tuning, seed: int) -> dict[str, Any]:
+def _intervals(tuning: Tuning, metric: Metric, seed: int) -> dict[str, Any]:
     """Return 95 % intervals on test: of the tuned head, and of its change from the other heads on the same samples."""
     evaluations = tuning.evaluations["test"]
     before, balanced, after = bootstrap_statistics(
         tuning.data.splits["test"].labels,
         [evaluations[name].predictions for name in HEADS],
-        defined_statistics(tuning.groups),
+        defined_statistics(tuning.groups, metric),
         len(tuning.data.class_names),
         replicates=REPLICATES,
         generator=torch_generator(seed, "bootstrap"),

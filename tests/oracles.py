@@ -100,3 +100,12 @@ def finite_difference_gains(
             direction = list(torch.autograd.grad(loss, leaves))
             gains[i, j] = (value(step, direction) - value(-step, direction)) / (2 * step)
     return gains
+
+
+def soft_objective(metric, sharpness: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what tuning ascends with -log(mean exp(-sharpness v)) / sharpness for a minimum, whatever the errors."""
+
+    def soft_minimum(values: torch.Tensor, standard_errors: torch.Tensor) -> torch.Tensor:
+        return -(-sharpness * values).exp().mean().log() / sharpness
+
+    return lambda confusion: metric.objective(torch.ones(len(confusion)), soft_minimum)(confusion)

@@ -9,15 +9,15 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from selmix.commands import app
-from selmix.metrics import METRICS
+from selmix.metrics import DEFINITIONS
 
 RESULT_KEYS = {
     "schema", "command", "metric", "subject_to", "num_classes", "class_names", "support", "before", "after", "recall",
     "interval", "constraints", "optimistic", "seed", "steps", "best_step", "seconds", "versions", "digests",
 }  # fmt: skip
 METRIC_KEYS = {
-    "accuracy", "mean_recall", "min_recall", "geometric_mean", "harmonic_mean", "q_mean", "macro_f1", "min_coverage",
-    "head_recall", "medium_recall", "tail_recall", "min_head_tail_recall", "ece",
+    "accuracy", "mean_recall", "min_recall", "geometric_mean", "harmonic_mean", "q_mean", "macro_f1", "micro_f1", "mcc",
+    "kappa", "min_coverage",    "head_recall", "medium_recall", "tail_recall", "min_head_tail_recall", "ece",
 }  # fmt: skip
 
 
@@ -293,7 +293,7 @@ def test_metrics_lists_every_metric():
     code, stdout, _ = run("metrics")
     assert code == 0
     rows = json.loads(run("metrics", "--json")[1])
-    assert [row["name"] for row in rows] == list(METRICS)
+    assert [row["name"] for row in rows] == list(DEFINITIONS)
     for row in rows:
         assert row["name"] in stdout
     assert {"balanced_accuracy", "f1_macro"} <= {alias for row in rows for alias in row["aliases"]}

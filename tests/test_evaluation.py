@@ -24,6 +24,10 @@ def test_statistics_by_hand():
         "geometric_mean": 0.1 ** (1 / 3),
         "harmonic_mean": 3 / (1.25 + 2 + 4),
         "macro_f1": (16 / 20 + 10 / 18 + 2 / 10) / 3,
+        "micro_f1": 14 / 24,
+        # labels 10, 10, 4, predictions 10, 8, 6 of 24: 100 + 80 + 24 pairs agree by chance
+        "mcc": (14 * 24 - 204) / ((24**2 - 216) * (24**2 - 200)) ** 0.5,
+        "kappa": (14 / 24 - 204 / 24**2) / (1 - 204 / 24**2),
         "q_mean": 1 - ((0.2**2 + 0.5**2 + 0.75**2) / 3) ** 0.5,
         "min_coverage": 6 / 24,
         "head_recall": 0.5,
@@ -41,6 +45,8 @@ def test_statistics_agree_with_scikit_learn(seed):
     pair = labels.numpy(), predictions.numpy()
     assert result["accuracy"] == pytest.approx(sk.accuracy_score(*pair), abs=1e-12)
     assert result["mean_recall"] == pytest.approx(sk.balanced_accuracy_score(*pair), abs=1e-12)
+    assert result["mcc"] == pytest.approx(sk.matthews_corrcoef(*pair), abs=1e-12)
+    assert result["kappa"] == pytest.approx(sk.cohen_kappa_score(*pair), abs=1e-12)
     assert result["macro_f1"] == pytest.approx(sk.f1_score(*pair, average="macro"), abs=1e-12)
     recalls = sk.recall_score(*pair, average=None)
     assert result["min_recall"] == pytest.approx(recalls.min(), abs=1e-12)

@@ -9,6 +9,7 @@ from oracles import (
     random_confusion,
     random_prior,
     soft_confusion,
+    soft_objective,
 )
 
 from selmix import gains as gains_module
@@ -16,7 +17,7 @@ from selmix.confusion import coverage, row_normalised
 from selmix.gains import gain_matrix
 from selmix.metrics import METRICS, logit_gradient, mean_recall
 
-OBJECTIVES = {name: metric.objective(50) for name, metric in METRICS.items()} | {"hard": METRICS["min_recall"]}
+OBJECTIVES = {name: soft_objective(metric, 50) for name, metric in METRICS.items()} | {"hard": METRICS["min_recall"]}
 
 
 def random_head(seed: int, num_classes: int, *, bias: bool, width: int = 6) -> tuple[torch.Tensor, ...]:

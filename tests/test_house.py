@@ -81,10 +81,12 @@ def test_only_the_edge_prints(path):
         assert "print" not in called_names(path)
 
 
-@pytest.mark.parametrize("part", [name for name in FLOORS[1] if name != "__init__"])
-def test_the_mathematics_reads_no_files_and_picks_no_device(part):
-    source = (PACKAGE / f"{part}.py").read_text()
-    assert "open" not in called_names(PACKAGE / f"{part}.py")
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if part_of(path) in FLOORS[1]], ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_the_mathematics_reads_no_files_and_picks_no_device(path):
+    source = path.read_text()
+    assert "open" not in called_names(path)
     assert not {"pathlib", "os", "json", "io"} & {
         name.split(".")[0]
         for node in ast.walk(ast.parse(source))

@@ -131,7 +131,7 @@ def test_a_step_is_kept_if_it_beats_the_best_by_more_than_the_caution(
 
     monkeypatch.setattr(refine_module, "paired_difference", difference)
     constant = replace(METRICS["min_recall"], value=lambda confusion: torch.tensor(0.5))
-    refined = tuned(constant, steps=40, refresh=10, learning_rate=20.0, caution=caution, folds=folds)
+    refined = tuned(constant, steps=40, refresh=10, learning_rate=10.0, caution=caution, folds=folds)
     assert refined.best_step == 10 * expected[-1]
     # a candidate is compared with the best step until then
     plan, val = PLANS[folds], SPLITS["val"]

@@ -3,6 +3,7 @@
 import logging
 import math
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -14,7 +15,7 @@ from selmix.features.space import FeatureSpace
 from selmix.features.statistics import class_means
 from selmix.gains import gain_matrix
 from selmix.heads import LinearHead
-from selmix.metrics import Metric, logit_gradient
+from selmix.metrics import Metric, MetricFunction, logit_gradient, soft_minimum
 from selmix.pairs import pair_distribution
 from selmix.significance import paired_difference
 from selmix.stage2.batches import PairBatches
@@ -42,7 +43,7 @@ class RefineSettings:
         inverse_temperature: s of the pair law, on gains divided by the largest.
         exploration: share of the pair law that is spread evenly over all pairs.
         mix_low: the kept sample's coefficient is uniform on [mix_low, 1].
-        sharpness: of the smooth minimum in metrics that have a minimum.
+        sharpness: of the soft minimum in metrics that have a minimum, per standard error of what it compares.
         pseudo_count: samples per class that smooth the confusion matrix of the gains.
         caution: standard errors of the paired difference by which a later step must beat the best one so far.
         averaging: decay per step of the exponential average of the iterates; 0 keeps the last iterate.
@@ -58,7 +59,7 @@ class RefineSettings:
     inverse_temperature: float = 10.0
     exploration: float = 0.0
     mix_low: float = 0.6
-    sharpness: float = 20.0
+    sharpness: float = 2.0
     pseudo_count: float = 1.0
     caution: float = 1.0
     averaging: float = 0.99
@@ -103,10 +104,15 @@ class Refined:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
+def smooth_form(metric: Metric, support: torch.Tensor, settings: RefineSettings) -> MetricFunction:
+    """Return what tuning ascends, given the validation samples of each class."""
+    return metric.objective(support, partial(soft_minimum, sharpness=settings.sharpness))
+
+
 def score(counts: torch.Tensor, metric: Metric, settings: RefineSettings) -> tuple[float, float]:
     """Return what starting heads are ranked by: the metric, and among equals its smooth form."""
     smoothed = joint_confusion(counts, pseudo_count=settings.pseudo_count)
-    return float(metric(joint_confusion(counts))), float(metric.objective(settings.sharpness)(smoothed))
+    return float(metric(joint_confusion(counts))), float(smooth_form(metric, counts.sum(1), settings)(smoothed))
 
 
 def refine(
@@ -134,7 +140,7 @@ def refine(
     num_classes = heads[0].num_classes
     val_features = space.encode(val.features)
     means = class_means(val_features, val.labels, num_classes)
-    objective = metric.objective(settings.sharpness)
+    objective = smooth_form(metric, torch.bincount(val.labels, minlength=num_classes), settings)
     batches = PairBatches(
         features=space.encode(plan.pool.features),
         members=plan.members,

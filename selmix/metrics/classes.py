@@ -1,0 +1,68 @@
+"""Rates of single classes, and how a user points at a class."""
+
+import torch
+
+from selmix.confusion import class_confusion, class_prior, coverage
+from selmix.errors import DataError, UsageError, suggestion
+from selmix.metrics.metric import MetricContext
+
+_LISTED = 20  # more class names than this are not all shown
+
+
+def recalls(confusion: torch.Tensor) -> torch.Tensor:
+    """Return the recall of every class, [k]; NaN for a class without samples."""
+    confusion = class_confusion(confusion)
+    prior = class_prior(confusion)
+    present = prior > 0
+    return torch.where(present, confusion.diagonal() / torch.where(present, prior, 1), torch.nan)
+
+
+def precisions(confusion: torch.Tensor) -> torch.Tensor:
+    """Return the precision of every class, [k]; 0, with zero gradient, for a class that is never predicted."""
+    confusion = class_confusion(confusion)
+    covered = coverage(confusion)
+    predicted = covered > 0
+    return torch.where(predicted, confusion.diagonal() / torch.where(predicted, covered, 1), 0)
+
+
+RATES = {"recall": recalls, "precision": precisions, "coverage": coverage}
+
+
+def class_rate(rate: str, confusion: torch.Tensor, position: int) -> torch.Tensor:
+    """Return a rate of one class as a 0-d tensor.
+
+    Raises:
+        UsageError: if there is no such class.
+        DataError: for the recall of a class without samples.
+    """
+    if position >= confusion.shape[1]:
+        raise UsageError(f"there is no class number {position}: they go from 0 to {confusion.shape[1] - 1}")
+    value = RATES[rate](confusion)[position]
+    if value.isnan() and not confusion.isnan().any():
+        raise DataError(f"class number {position} has no samples here, so it has no {rate}")
+    return value
+
+
+def class_position(wanted: str | int, context: MetricContext | None) -> int:
+    """Return the label of the class that the user means by a name or a number.
+
+    Raises:
+        UsageError: if there is none, or a number might mean two.
+    """
+    if context is None:
+        if isinstance(wanted, str):
+            raise UsageError(f"class {wanted} needs the class names: parse_metric(text).bind(MetricContext(...))")
+        return wanted
+    names = list(context.class_names)
+    if isinstance(wanted, str):
+        if wanted not in names:
+            raise UsageError(f"unknown class {wanted}: {suggestion(wanted, names, listed=len(names) <= _LISTED)}")
+        return names.index(wanted)
+    if not wanted < len(names):
+        raise UsageError(f"there is no class number {wanted}: they go from 0 to {len(names) - 1}")
+    if str(wanted) in names and names[wanted] != str(wanted):
+        raise UsageError(
+            f"[{wanted}] may mean the class called {wanted} or class number {wanted}, called {names[wanted]}: "
+            f'write ["{wanted}"] or ["{names[wanted]}"]'
+        )
+    return wanted

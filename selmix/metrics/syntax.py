@@ -1,0 +1,80 @@
+"""Text to syntax tree, for text that nobody has looked at yet."""
+
+import ast
+import math
+import warnings
+
+from selmix.errors import UsageError
+
+LONGEST = 2000  # characters
+DEEPEST = 40  # operations inside one another
+_SHOWN = 60
+
+
+def parse_syntax(text: str) -> ast.expr:
+    """Return the syntax tree of one expression; nothing in it is run.
+
+    Raises:
+        UsageError: if it is none, or too long or too deep to be meant.
+    """
+    if len(text) > LONGEST:
+        raise UsageError(f"the expression has {len(text)} characters; {LONGEST} is the most")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # such as "1if": an error to be, and a mistake already
+            return ast.parse(text.strip(), mode="eval").body
+    except (RecursionError, MemoryError) as error:
+        raise UsageError(f"{shortened(text)} is nested too deep") from error
+    except (SyntaxError, ValueError, Warning) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else str(error)
+        hint = '; a class name that is not a plain word needs quotes: ["T-shirt"]' if "[" in text else ""
+        raise UsageError(f"{shortened(text)!r} is no expression: {reason}{hint}") from error
+
+
+def shown(node: ast.expr) -> str:
+    """Return a piece of an expression as the user might have written it, shortened."""
+    try:
+        return shortened(ast.unparse(node))
+    except (RecursionError, ValueError):
+        return type(node).__name__
+
+
+def number(node: ast.expr) -> float:
+    """Return a number that stands there as such, signed or not, or as a fraction of two such.
+
+    Raises:
+        UsageError: if it is none, or not finite.
+    """
+    match node:
+        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
+            try:
+                if math.isfinite(value):
+                    return float(value)
+            except OverflowError:
+                pass
+            raise UsageError(f"{shown(node)} is too large")
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant() as inner):
+            return -number(inner)
+        case ast.BinOp(left=ast.Constant() as left, op=ast.Div(), right=ast.Constant() as right) if number(right):
+            return number(left) / number(right)
+    raise UsageError(f"{shown(node)} must be a plain number")
+
+
+def refuse(node: ast.expr) -> UsageError:
+    """Return the error for something outside the grammar."""
+    match node:
+        case ast.Compare():
+            what = "a comparison is a constraint, not a metric"
+        case ast.Call():
+            what = "min(..., ...) and max(..., ...) are the only functions"
+        case ast.Subscript():
+            what = "brackets go with recall[CLASS], precision[CLASS] and coverage[CLASS]"
+        case _:
+            what = "there are numbers, k, metric names, recall[CLASS], + - * / **, min and max"
+    return UsageError(f"{shown(node)} is not understood: {what}")
+
+
+def shortened(text: str) -> str:
+    """Return text that fits into an error message."""
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
