@@ -30,7 +30,7 @@ def _summary(document: dict[str, Any], split: str) -> list[str]:
     """Say in words what improved, against what, and what it cost."""
     name = document["metric"]
     after = document["after"][split][name]
-    lines = [f"[bold]{name}[/bold] on {split}: {percent(after)}"]
+    lines = [f"[bold]{escape(name)}[/bold] on {split}: {percent(after)}"]
     rivals = (
         ("before", "change", document["before_is"]),
         ("balanced", "change_from_balanced", "head retrained with class-balanced sampling on the same labels"),

@@ -58,5 +58,5 @@ def metric_table(document: dict[str, Any], split: str) -> Table:
         if name in intervals:
             low, high = intervals[name]
             row.append(interval(low, high))
-        table.add_row(f"[bold]{name}[/bold]" if name == document["metric"] else name, *row)
+        table.add_row(f"[bold]{escape(name)}[/bold]" if name == document["metric"] else escape(name), *row)
     return table

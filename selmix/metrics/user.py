@@ -65,7 +65,7 @@ def _guarded(text: str, function: Any) -> MetricFunction:
     def value(confusion: Any) -> Any:
         try:
             return function(class_confusion(confusion))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UsageError(f"{text} fails on a {confusion.shape[1]}-class matrix: {_said(error)}") from error
 
     return value
