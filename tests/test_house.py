@@ -12,7 +12,18 @@ PACKAGE = Path(selmix.__file__).parent
 # docs/architecture.md says what each floor is for
 FLOORS = [
     ["errors", "seeding"],
-    ["bootstrap", "calibration", "confusion", "descent", "gains", "metrics", "mixup", "pairs", "significance"],
+    [
+        "bootstrap",
+        "calibration",
+        "confusion",
+        "constraints",
+        "descent",
+        "gains",
+        "metrics",
+        "mixup",
+        "pairs",
+        "significance",
+    ],
     ["backbones", "checkpoints", "cifar_resnet", "data", "evaluation", "features", "heads", "shipped"],
     ["baselines", "stage1", "stage2"],
     ["finetuning", "pipeline", "recipe", "result", "run", "training"],

@@ -1,10 +1,13 @@
 """Rates of single classes, and how a user points at a class."""
 
+import ast
+
 import torch
 
 from selmix.confusion import class_confusion, class_prior, coverage
 from selmix.errors import DataError, UsageError, suggestion
 from selmix.metrics.metric import MetricContext
+from selmix.metrics.syntax import shown
 
 _LISTED = 20  # more class names than this are not all shown
 
@@ -41,6 +44,22 @@ def class_rate(rate: str, confusion: torch.Tensor, position: int) -> torch.Tenso
     if value.isnan() and not confusion.isnan().any():
         raise DataError(f"class number {position} has no samples here, so it has no {rate}")
     return value
+
+
+def class_label(node: ast.expr) -> str | int:
+    """Return the class that stands between brackets: a name, or a number.
+
+    Raises:
+        UsageError: if it is neither.
+    """
+    match node:
+        case ast.Name(id=name) | ast.Constant(value=str(name)):
+            return name
+        case ast.Constant(value=int(index)) if not isinstance(index, bool):
+            return index
+    raise UsageError(
+        f"a class is a name or a number from 0, got [{shown(node)}]; a name that is not a plain word needs quotes"
+    )
 
 
 def class_position(wanted: str | int, context: MetricContext | None) -> int:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 
 from selmix.errors import UsageError, suggestion
-from selmix.metrics.classes import RATES, class_position, class_rate
+from selmix.metrics.classes import RATES, class_label, class_position, class_rate
 from selmix.metrics.metric import MetricContext, MetricForm
 from selmix.metrics.minimum import Minimum, delta_errors, hard_minimum
 from selmix.metrics.names import ALIASES, DEFINITIONS
@@ -104,25 +104,13 @@ def _extreme(items: list[Bind], *, sign: int) -> Bind:
 def _class_rate(rate: str, label: ast.expr) -> Bind:
     if rate not in RATES:
         raise UsageError(f"{rate}[...] is unknown: {suggestion(rate, RATES)}")
-    wanted = _class_label(label)
+    wanted = class_label(label)
 
     def bind(context: MetricContext | None) -> MetricForm:
         position = class_position(wanted, context)
         return lambda confusion, minimum: class_rate(rate, confusion, position)
 
     return bind
-
-
-def _class_label(node: ast.expr) -> str | int:
-    """Return the class that stands between brackets: a name, or a number."""
-    match node:
-        case ast.Name(id=name) | ast.Constant(value=str(name)):
-            return name
-        case ast.Constant(value=int(index)) if not isinstance(index, bool):
-            return index
-    raise UsageError(
-        f"a class is a name or a number from 0, got [{shown(node)}]; a name that is not a plain word needs quotes"
-    )
 
 
 def _named(name: str) -> Bind:

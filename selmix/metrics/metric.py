@@ -61,16 +61,18 @@ class Metric:
             support: validation samples of each confusion row, float64 [rows]; 0 allowed.
             soft_minimum: (values [m], standard errors [m]) -> 0-d; the errors are constants to autograd.
         """
-        form = self.form
-        if form is None:
-            return self.value
-        minimum = rounded(soft_minimum, support)
+        return self.value if self.form is None else with_rounded_minima(self.form, support, soft_minimum)
 
-        def objective(confusion: torch.Tensor) -> torch.Tensor:
-            # the standard errors inside need gradients even if the caller wants none
-            tracked = confusion.requires_grad and torch.is_grad_enabled()
-            with torch.enable_grad():
-                value = form(confusion if tracked else confusion.detach().requires_grad_(), minimum)
-            return value if tracked else value.detach()
 
-        return objective
+def with_rounded_minima(form: MetricForm, support: torch.Tensor, soft_minimum: SoftMinimum) -> MetricFunction:
+    """Return a form with its minima taken by `soft_minimum` at this support; see `Metric.objective`."""
+    minimum = rounded(soft_minimum, support)
+
+    def function(confusion: torch.Tensor) -> torch.Tensor:
+        # the standard errors inside need gradients even if the caller wants none
+        tracked = confusion.requires_grad and torch.is_grad_enabled()
+        with torch.enable_grad():
+            value = form(confusion if tracked else confusion.detach().requires_grad_(), minimum)
+        return value if tracked else value.detach()
+
+    return function
