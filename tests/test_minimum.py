@@ -132,6 +132,12 @@ def test_a_mean_of_recalls_has_the_root_of_the_summed_variances_over_the_count()
     torch.testing.assert_close(errors, expected)
 
 
+def test_a_minimum_of_numbers_has_no_error():
+    ((values, errors),) = seen_by(get_metric("accuracy + min(0.3, 1/k)"), HAND, torch.tensor([10, 10]))
+    assert values.tolist() == [0.3, 0.5]
+    assert errors.tolist() == [0, 0]
+
+
 def test_every_minimum_in_an_expression_is_rounded():
     calls = seen_by(get_metric("min(min_recall, accuracy) + max(recall[0], 0.3)"), HAND, torch.tensor([10, 10]))
     assert [len(values) for values, _ in calls] == [2, 2, 2]

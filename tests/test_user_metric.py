@@ -1,8 +1,12 @@
 """A user's own function: what is refused before it can do harm, and what a good one gives."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
 from oracles import random_confusion
+from test_commands import features, run
 
 from selmix.errors import UsageError
 from selmix.metrics import METRICS, MetricContext, get_metric, parse_metric
@@ -109,3 +113,52 @@ def test_a_callable_object_and_optional_arguments_will_do(tmp_path):
     path = tmp_path / "own.py"
     path.write_text("class Share:\n    def __call__(self, C, power=1): return C.trace() ** power\npsi = Share()\n")
     assert float(parse_metric(f"{path}:psi").bind(CONTEXT)(torch.eye(5).double() / 5)) == pytest.approx(1)
+
+
+def finetune(tmp_path, metric):
+    np.savez(tmp_path / "f.npz", **features({"train": (300, 60, 30), "val": (30, 30, 30), "test": (50, 50, 50)}))
+    out = tmp_path / "run"
+    return run("finetune", "--features", tmp_path / "f.npz", "--metric", metric, "--out", out, "--json", "steps=100")
+
+
+@pytest.mark.parametrize("kind", ["expression", "function"])
+def test_a_run_reports_the_users_metric_beside_the_listed_ones(tmp_path, kind):
+    text = "min(recall['2'], 0.5*mean_recall + 0.1)"
+    body = "r = C.diagonal() / C.sum(1); return torch.minimum(r[2], 0.5 * r.mean() + 0.1)"
+    text = text if kind == "expression" else write(tmp_path, body)
+    code, stdout, _ = finetune(tmp_path, text)
+    assert code == 0
+    document = json.loads(stdout)
+    assert document["metric"] == text
+    for head in ("before", "balanced", "after"):
+        own, recalls = document[head]["test"], document["recall"][head]["test"]
+        assert own[text] == pytest.approx(min(recalls[2], 0.5 * sum(recalls) / 3 + 0.1))
+    low, high = document["interval"]["after"]["test"][text]
+    assert low <= document["after"]["test"][text] <= high
+
+
+@pytest.mark.parametrize(
+    ("metric", "code", "message"),
+    [
+        ("recall[cat]", 2, "unknown class cat"),
+        ("recall[0", 2, "no expression"),
+        ("min_head_tail_recall", 3, "here they have 30 to 300"),
+        ("worst_group_recall", 3, "have none"),
+        ("none.py:psi", 2, "cannot be read"),
+    ],
+)
+def test_a_run_refuses_a_faulty_metric_in_one_line_and_leaves_no_folder(tmp_path, metric, code, message):
+    status, _, stderr = finetune(tmp_path, metric)
+    assert status == code
+    assert message in stderr
+    assert stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_brackets_in_a_metric_are_shown_as_typed(tmp_path):
+    np.savez(tmp_path / "f.npz", **features({"train": (300, 60, 30), "val": (30, 30, 30), "test": (50, 50, 50)}))
+    words = ("--features", tmp_path / "f.npz", "--out", tmp_path / "run", "--metric", 'recall["2"]', "steps=100")
+    code, stdout, _ = run("finetune", *words)
+    assert code == 0
+    assert 'recall["2"] on test: ' in stdout
+    assert stdout.count('│ recall["2"] ') == 2

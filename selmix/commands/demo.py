@@ -18,7 +18,12 @@ _OUT = Path("runs/demo")
 
 
 def demo(
-    metric: Annotated[str, typer.Option(help="What to raise: a name listed by `selmix metrics`.")] = "min_recall",
+    metric: Annotated[
+        str,
+        typer.Option(
+            help="What to raise: a metric listed by `selmix metrics`, arithmetic on these, or FILE.py:FUNCTION."
+        ),
+    ] = "min_recall",
     out: Annotated[
         Path, typer.Option(help="Folder for the run; an earlier demo in the default one is replaced.")
     ] = _OUT,

@@ -16,7 +16,12 @@ class Device(StrEnum):
     mps = "mps"
 
 
-MetricName = Annotated[str, typer.Option("--metric", help="What to raise: a name listed by `selmix metrics`.")]
+MetricName = Annotated[
+    str,
+    typer.Option(
+        "--metric", help="What to raise: a metric listed by `selmix metrics`, arithmetic on these, or FILE.py:FUNCTION."
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the run.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
 DeviceName = Annotated[Device, typer.Option("--device", help="Where the backbone runs.")]

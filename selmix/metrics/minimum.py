@@ -60,7 +60,7 @@ def soft_minimum(values: torch.Tensor, standard_errors: torch.Tensor, *, sharpne
 
 def rate_variance(rate: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
     """Return the variance of rates (recalls), each of so many samples, with the two imaginary samples."""
-    rate = (rate.detach() * support + 1) / (support + 2)
+    rate = (rate * support + 1) / (support + 2)
     return rate * (1 - rate) / support.clamp_min(1)
 
 
@@ -78,7 +78,7 @@ def delta_errors(values: torch.Tensor, confusion: torch.Tensor, support: torch.T
 def _delta_variance(value: torch.Tensor, confusion: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
     if not value.requires_grad:
         return torch.zeros_like(value)
-    (gradient,) = torch.autograd.grad(value, confusion, retain_graph=True, materialize_grads=True)
+    (gradient,) = torch.autograd.grad(value, confusion, retain_graph=True)
     share, prior = row_normalised(confusion.detach()), class_prior(confusion.detach())
     # centred first: what is left of the squares must not drown in a common offset
     gradient = gradient - (share * gradient).sum(1, keepdim=True)

@@ -3,12 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from selmix.errors import DataError, UsageError
 from selmix.metrics import values
 from selmix.metrics.groups import HEAD_ABOVE, TAIL_BELOW, ClassGroups, min_head_tail_recall, worst_group_recall
 from selmix.metrics.metric import Metric, MetricContext, MetricFunction
+from selmix.metrics.minimum import Minimum, hard_minimum
 
 _LEFT_OUT = "left out"
+_WRONG = "counts as a wrong prediction where it is predicted"
 
 
 @dataclass(frozen=True)
@@ -67,32 +71,38 @@ def _bind_worst_group(context: MetricContext | None) -> Metric:
         raise UsageError("worst_group_recall needs the groups: parse_metric(name).bind(MetricContext(...))")
     if context.num_groups < 2:
         raise DataError("worst_group_recall needs groups of samples, and these data have none: try min_recall")
-    return Metric("worst_group_recall", _WORST_GROUP, worst_group_recall, worst_group_recall)
+    num_groups = context.num_groups
+
+    def form(confusion: torch.Tensor, minimum: Minimum = hard_minimum) -> torch.Tensor:
+        assert len(confusion) == num_groups * confusion.shape[1], "rows are classes times groups"
+        return worst_group_recall(confusion, minimum)
+
+    return Metric("worst_group_recall", _WORST_GROUP, form, form)
 
 
 DEFINITIONS = {
     definition.name: definition
     for definition in (
-        _plain("accuracy", "sum_i C_ii", values.accuracy, empty_class="ignored"),
+        _plain("accuracy", "sum_i C_ii", values.accuracy, empty_class=_WRONG),
         _plain("mean_recall", "mean_i r_i", values.mean_recall),
         Definition("min_recall", _MIN_RECALL.formula, lambda context: _MIN_RECALL),
         _plain("geometric_mean", "(prod_i r_i) ^ (1/k)", values.geometric_mean),
         _plain("harmonic_mean", "k / sum_i (1 / r_i)", values.harmonic_mean),
         _plain("q_mean", "1 - sqrt(mean_i (1 - r_i)^2)", values.q_mean),
         _plain("macro_f1", "mean_i 2 C_ii / (pi_i + c_i)", values.macro_f1),
-        _plain("micro_f1", "sum_i C_ii, F1 over all classes pooled", values.micro_f1, empty_class="ignored"),
+        _plain("micro_f1", "sum_i C_ii, F1 over all classes pooled", values.micro_f1, empty_class=_WRONG),
         _plain(
             "mcc",
             "(sum_i C_ii - sum_i pi_i c_i) / sqrt((1 - sum_i pi_i^2) (1 - sum_i c_i^2))",
             values.mcc,
-            empty_class="ignored",
+            empty_class=_WRONG,
             lowest=-1.0,
         ),
         _plain(
             "kappa",
             "(sum_i C_ii - sum_i pi_i c_i) / (1 - sum_i pi_i c_i)",
             values.kappa,
-            empty_class="ignored",
+            empty_class=_WRONG,
             lowest=-1.0,
         ),
         Definition("min_head_tail_recall", _HEAD_TAIL, _bind_head_tail, needs="head and tail classes"),
