@@ -111,8 +111,11 @@ class ClassMembers:
         Raises:
             ValueError: if a listed class has no member.
         """
-        if (self.counts[classes] == 0).any():
+        # index_select on flat positions is several times faster than an index
+        flat = classes.flatten()
+        counts = self.counts.index_select(0, flat)
+        if (counts == 0).any():
             raise ValueError("cannot draw a member of a class without samples")
-        uniform = torch.rand(classes.shape, generator=generator, dtype=torch.float64, device=classes.device)
-        position = (uniform * self.counts[classes]).long()
-        return self.order[self.starts[classes] + position]
+        uniform = torch.rand(flat.shape, generator=generator, dtype=torch.float64, device=flat.device)
+        position = self.starts.index_select(0, flat) + (uniform * counts).long()
+        return self.order.index_select(0, position).view(classes.shape)
