@@ -16,14 +16,18 @@ maximum (which cancels), p_ij,l = E_il F_jl / N_ij with N = E F^T, so
 
     p_ij . (lam A_i + (1 - lam) A_j) = [ (lam E*A) F^T + E ((1 - lam) F*A)^T ]_ij / N_ij :
 
-three products of k x k matrices give all k^2 gains exactly; no tensor has more than k^2 entries.
+three products of k x k matrices give all k^2 gains; no tensor has more than k^2 entries. With several groups of samples
+a class, rows i, j and m run over the r = k G groups, and a row keeps the label of its class.
 Source: SelMix (ICLR 2024) defines the gain; the factorised form is ours.
 """
 
 import torch
 
-_ROWS = 1024  # rows of pairs at a time: bounds the temporaries to a few [1024, k] matrices
-_CELLS = 1 << 22  # numbers in a block of exactly recomputed pairs
+_CELLS = 1 << 23  # pairs at a time: bounds the temporaries to a few 64 MB matrices
+# exp(x) of float64 is normal for |x| < 708. Exponents, at most 0, are cut off at _FLOOR and shifted up by _SHIFT: each
+# factor is at least exp(-700); of N, one factor of one term is at its top, so exp(-400) <= N <= k exp(600)
+_FLOOR = -1000.0
+_SHIFT = 300.0
 
 
 def gain_matrix(
@@ -36,66 +40,56 @@ def gain_matrix(
 ) -> torch.Tensor:
     """Return the directional derivative of the metric along one unit-rate SGD step on each pair's mixup.
 
+    Computed in float64: gains are differences of nearly equal numbers, and their signs decide which pairs are drawn.
+    Never NaN, and no device is waited for. A pair is exact as long as one of its two means spans few enough logits:
+    lam (or 1 - lam for the partner) times (largest - smallest) <= 960 nats. Beyond that, logits further below the top
+    than 1000 / lam (1000 / (1 - lam)) count as that far.
+
     Args:
-        class_means: [k, d] mean feature per class.
+        class_means: [r, d] mean feature per class; or per class and group, row = label * G + group, r = k G.
         weight: [k, d] of the head.
         bias: [k] of the head, or None when the head has no bias (then the step moves none).
-        logit_gradient: [k, k] from `selmix.metrics.logit_gradient`.
-        mix: coefficient lam of the class that keeps its label, in [0, 1].
+        logit_gradient: [r, k] from `selmix.metrics.logit_gradient`.
+        mix: coefficient lam of the row that keeps its label, in [0, 1].
 
     Returns:
-        [k, k] in the dtype of `class_means`; entry (i, j) is the gain of mixing class i, which keeps its label, with j.
+        float64 [r, r]; entry (i, j) is the gain of mixing row i, which keeps its label, with j.
     """
-    sensitivity, logits = _sensitivity_and_logits(class_means, weight, bias, logit_gradient)
-    kept_exp, kept = _shifted_exp(mix * logits), mix * sensitivity
-    partner_exp, partner = _shifted_exp((1 - mix) * logits), (1 - mix) * sensitivity
-    weighted_partner = partner_exp * partner
+    rows, num_classes = len(class_means), len(weight)
+    sensitivity, logits = _sensitivity_and_logits(class_means.double(), weight, bias, logit_gradient)
+    labels = torch.arange(rows, device=logits.device) // (rows // num_classes)
 
-    # below this, terms that matter may have lost digits as subnormal numbers
-    info = torch.finfo(logits.dtype)
-    smallest_normaliser = info.tiny / info.eps
+    # a constant in a row of A changes nothing, as e_i - p_ij sums to 0; with A_ii = 0 fewer digits cancel
+    sensitivity -= sensitivity.gather(1, labels[:, None])
+    logits -= logits.amax(1, keepdim=True)
+    partner_exp = _bounded_exp_((1 - mix) * logits)
+    kept_exp = _bounded_exp_(logits.mul_(mix))  # in place: there is room for few matrices when k is 10^4
+    weighted_partner = (partner_exp * sensitivity).mul_(1 - mix)
 
-    gains = torch.empty_like(logits)
-    for start in range(0, len(gains), _ROWS):
-        rows = slice(start, start + _ROWS)
-        normaliser = kept_exp[rows] @ partner_exp.T
-        expected = ((kept_exp[rows] * kept[rows]) @ partner_exp.T + kept_exp[rows] @ weighted_partner.T) / normaliser
-        own = kept.diagonal()[rows, None] + partner.T[rows]
-        gains[rows] = own - expected
-        underflown = (normaliser < smallest_normaliser).nonzero()
-        if len(underflown):
-            gains[underflown[:, 0] + start, underflown[:, 1]] = _gain_of_pairs(
-                underflown[:, 0] + start, underflown[:, 1], sensitivity, logits, mix
-            )
+    gains = logits.new_empty(rows, rows)
+    height = max(1, _CELLS // rows)
+    for start in range(0, rows, height):
+        block = slice(start, start + height)
+        weighted_kept = (kept_exp[block] * sensitivity[block]).mul_(mix)
+        out = torch.mm(weighted_kept, partner_exp.T, out=gains[block])
+        out.addmm_(kept_exp[block], weighted_partner.T).div_(-(kept_exp[block] @ partner_exp.T))
+        out.add_(sensitivity.index_select(1, labels[block]).T, alpha=1 - mix)
     return gains
 
 
 def _sensitivity_and_logits(
     class_means: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, logit_gradient: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return A = (Z Z^T + 1[bias]) M and B = Z W^T + b, both [k, k], without forming Z Z^T."""
+    """Return A = (Z Z^T + 1[bias]) M and B = Z W^T + b, both [r, k], without forming Z Z^T."""
     logit_gradient = logit_gradient.to(class_means)
     sensitivity = class_means @ (class_means.T @ logit_gradient)
     logits = class_means @ weight.to(class_means).T
-    if bias is None:
-        return sensitivity, logits
-    return sensitivity + logit_gradient.sum(0), logits + bias.to(class_means)
+    if bias is not None:
+        sensitivity += logit_gradient.sum(0)
+        logits += bias.to(class_means)
+    return sensitivity, logits
 
 
-def _shifted_exp(logits: torch.Tensor) -> torch.Tensor:
-    return (logits - logits.amax(1, keepdim=True)).exp()
-
-
-def _gain_of_pairs(
-    kept: torch.Tensor, partner: torch.Tensor, sensitivity: torch.Tensor, logits: torch.Tensor, mix: float
-) -> torch.Tensor:
-    """Return the gains of the listed pairs from the definition, softmax and all, in blocks."""
-    blocks = []
-    step = max(1, _CELLS // len(logits))
-    for start in range(0, len(kept), step):
-        i, j = kept[start : start + step], partner[start : start + step]
-        felt = torch.lerp(sensitivity[j], sensitivity[i], mix)
-        probabilities = torch.lerp(logits[j], logits[i], mix).softmax(1)
-        own = felt.gather(1, i[:, None]).squeeze(1)
-        blocks.append(own - (probabilities * felt).sum(1))
-    return torch.cat(blocks)
+def _bounded_exp_(exponents: torch.Tensor) -> torch.Tensor:
+    """Take the exponential in place, of exponents <= 0, cut off and shifted so that products do not underflow."""
+    return exponents.clamp_min_(_FLOOR).add_(_SHIFT).exp_()

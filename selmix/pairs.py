@@ -4,50 +4,73 @@ from dataclasses import dataclass
 
 import torch
 
+_CELLS = 1 << 22  # cells of the law that are summed up at a time
 
-def pair_distribution(gains: torch.Tensor, *, inverse_temperature: float, exploration: float = 0.0) -> torch.Tensor:
+
+def pair_distribution(
+    gains: torch.Tensor,
+    *,
+    inverse_temperature: float,
+    exploration: float = 0.0,
+    allowed: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> torch.Tensor:
     """Return the softmax law over the pairs of positive gain.
 
     Gains are first divided by the largest, so that `inverse_temperature` means the same whatever the scale of features
     and metric: the best pair is exp(inverse_temperature) times likelier than a pair of vanishing gain. A share
-    `exploration` of the mass is spread evenly over all pairs.
+    `exploration` of the mass is spread evenly over all allowed pairs.
 
     Args:
-        gains: [k, k] from `selmix.gains.gain_matrix`; at least one entry must be positive (else the head is
+        gains: [r, r] from `selmix.gains.gain_matrix`; at least one allowed entry must be positive (else the head is
             stationary and there is nothing to draw).
         inverse_temperature: s >= 0; 0 is uniform over the positive pairs, large is greedy.
         exploration: in [0, 1).
+        allowed: bool [r] of the rows that may be kept and bool [r] of those that may be partners; all, if not given.
 
     Returns:
-        float64 [k, k] that sums to 1.
+        float64 [r, r] that sums to 1.
 
     Source: SelMix, ICLR 2024 (softmax policy); its released code also restricts it to positive gains.
     """
-    gains = gains.double()
-    exponents = (inverse_temperature * gains / gains.amax()).masked_fill(gains <= 0, -torch.inf)
-    law = exponents.flatten().softmax(0).view_as(gains)
-    return (1 - exploration) * law + exploration / gains.numel()
+    law = gains.to(torch.float64, copy=True)  # and in place from here: at r = 10^4 it is most of a gigabyte
+    kept, partner = allowed or 2 * (law.new_ones(len(law), dtype=torch.bool),)
+    law.mul_(kept[:, None]).mul_(partner)
+    positive = law > 0
+    law.div_(law.amax()).sub_(1).mul_(inverse_temperature).exp_().mul_(positive)
+    law.mul_((1 - exploration) / law.sum())
+    if exploration:
+        law.addr_(kept.double(), partner.double(), alpha=exploration / float(kept.sum() * partner.sum()))
+    return law
 
 
 def draw_pairs(
     distribution: torch.Tensor, count: int, *, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw `count` pairs (i, j) independently from the law.
+    """Draw `count` pairs (i, j) independently from the law: i from its row sums, j from the law's row i.
 
     Args:
-        distribution: float64 [k, k].
+        distribution: float64 [r, r].
         count: pairs to draw.
         generator: source of randomness.
 
     Returns:
-        Kept labels i and partner labels j, each int64 [count].
+        Kept rows i and partner rows j, each int64 [count].
     """
-    cumulative = distribution.flatten().cumsum(0)
-    uniform = torch.rand(count, generator=generator, dtype=torch.float64, device=distribution.device)
+    uniform = torch.rand((2, count), generator=generator, dtype=torch.float64, device=distribution.device)
+    kept = _invert(distribution.sum(1), uniform[0])
+    partner = torch.empty_like(kept)
+    step = max(1, _CELLS // distribution.shape[1])
+    for start in range(0, count, step):
+        block = slice(start, start + step)
+        partner[block] = _invert(distribution[kept[block]], uniform[1, block, None]).squeeze(1)
+    return kept, partner
+
+
+def _invert(masses: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Return the cells [..., m] where the cumulative masses [..., c], not normalised, pass numbers of [0, 1)."""
+    cumulative = masses.cumsum(-1)
     # a cell of zero mass ends where its predecessor ends, so `right=True` never returns it
-    cells = torch.searchsorted(cumulative, uniform * cumulative[-1], right=True)
-    num_classes = distribution.shape[1]
-    return cells // num_classes, cells % num_classes
+    return torch.searchsorted(cumulative, uniform * cumulative[..., -1:], right=True)
 
 
 @dataclass(frozen=True)
@@ -88,8 +111,11 @@ class ClassMembers:
         Raises:
             ValueError: if a listed class has no member.
         """
-        if (self.counts[classes] == 0).any():
+        # index_select on flat positions is several times faster than an index
+        flat = classes.flatten()
+        counts = self.counts.index_select(0, flat)
+        if (counts == 0).any():
             raise ValueError("cannot draw a member of a class without samples")
-        uniform = torch.rand(classes.shape, generator=generator, dtype=torch.float64, device=classes.device)
-        position = (uniform * self.counts[classes]).long()
-        return self.order[self.starts[classes] + position]
+        uniform = torch.rand(flat.shape, generator=generator, dtype=torch.float64, device=flat.device)
+        position = self.starts.index_select(0, flat) + (uniform * counts).long()
+        return self.order.index_select(0, position).view(classes.shape)

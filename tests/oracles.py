@@ -60,16 +60,20 @@ def numeric_gradient(
 def naive_gains(
     class_means: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gradient: torch.Tensor, mix: float
 ) -> torch.Tensor:
-    """Move the head for every pair, note how each class mean's logits move, L[i, j, m, l], and contract with M."""
-    num_classes = len(class_means)
-    change = torch.zeros((num_classes,) * 4, dtype=class_means.dtype)
-    for i in range(num_classes):
-        for j in range(num_classes):
+    """Move the head for every pair, note how each class mean's logits move, L[i, j, m, l], and contract with M.
+
+    With several means a class, those of the first class come first.
+    """
+    rows, num_classes = len(class_means), len(weight)
+    change = torch.zeros(rows, rows, rows, num_classes, dtype=class_means.dtype)
+    for i in range(rows):
+        for j in range(rows):
             mixture = mix * class_means[i] + (1 - mix) * class_means[j]
             logits = weight @ mixture if bias is None else weight @ mixture + bias
-            residual = torch.eye(num_classes, dtype=logits.dtype)[i] - logits.softmax(0)
+            label = i * num_classes // rows
+            residual = torch.eye(num_classes, dtype=logits.dtype)[label] - logits.softmax(0)
             weight_change = torch.outer(residual, mixture)
-            for m in range(num_classes):
+            for m in range(rows):
                 change[i, j, m] = weight_change @ class_means[m] + (0 if bias is None else residual)
     return torch.einsum("ijml,ml->ij", change, gradient)
 

@@ -4,17 +4,31 @@ import pytest
 import torch
 from scipy import stats
 
+from selmix.features.rows import Rows, StackedRows
+from selmix.features.space import FeatureSpace
 from selmix.pairs import ClassMembers
+from selmix.stage2 import batches as batches_module
 from selmix.stage2.batches import PairBatches
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 2])
 FEATURES = torch.randn(8, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def batches(mix_low: float, *, batch_size: int = 32, features: torch.Tensor = FEATURES) -> PairBatches:
-    return PairBatches(
-        features, [ClassMembers.from_labels(LABELS, 3)], batch_size, mix_low, torch.Generator().manual_seed(1)
-    )
+AS_IT_IS = FeatureSpace(torch.zeros(1), 1.0)
+
+
+def batches(
+    mix_low: float,
+    *,
+    batch_size: int = 32,
+    features: Rows = FEATURES,
+    space: FeatureSpace = AS_IT_IS,
+    copies: int = 1,
+    groups: int = 1,
+) -> PairBatches:
+    members = [ClassMembers.from_labels(LABELS, 3)] * copies
+    generator = torch.Generator().manual_seed(1)
+    return PairBatches(features, space, members, batch_size, mix_low, generator, groups)
 
 
 def only(kept: int, partner: int) -> torch.Tensor:
@@ -43,10 +57,11 @@ def coefficient_on_a_segment(mixture: torch.Tensor, kept: int, partner: int) -> 
 @pytest.mark.parametrize(("kept", "partner"), [(0, 1), (1, 0), (2, 2)])
 def test_mixtures_lie_between_a_kept_and_a_partner_sample(kept, partner, mix_low):
     ((mixed, targets),) = batches(mix_low, batch_size=64).draw(only(kept, partner), 1)
-    assert mixed.shape == (1, 64, 6)
+    assert mixed.shape == (1, 64, 7)
     assert mixed.dtype == targets.dtype == torch.float64
     assert targets.tolist() == [[float(label == kept) for label in range(3)]] * 64
-    for mixture in mixed[0]:
+    assert (mixed[..., -1] == 1).all()
+    for mixture in mixed[0, :, :-1]:
         assert mix_low - 1e-9 <= coefficient_on_a_segment(mixture, kept, partner) <= 1 + 1e-9
 
 
@@ -55,7 +70,7 @@ def test_the_coefficient_is_uniform(mix_low):
     # class 0 at 0 and class 1 at 1: a mixture that keeps class 1 is its own coefficient
     ((mixed, _),) = batches(mix_low, batch_size=4000, features=LABELS.double()[:, None]).draw(only(1, 0), 1)
     law = stats.uniform(loc=mix_low, scale=1 - mix_low)
-    assert stats.kstest(mixed.flatten().numpy(), law.cdf).pvalue > 1e-3
+    assert stats.kstest(mixed[..., 0].flatten().numpy(), law.cdf).pvalue > 1e-3
 
 
 def test_pairs_follow_the_law():
@@ -64,11 +79,48 @@ def test_pairs_follow_the_law():
     drawn = list(batches(1.0, batch_size=500, features=LABELS.double()[:, None]).draw(law, 8))
     assert len(drawn) == 8
     kept = torch.cat([targets for _, targets in drawn]).argmax(1)
-    assert torch.equal(torch.cat([mixed for mixed, _ in drawn], dim=1).flatten().long(), kept)
+    assert torch.equal(torch.cat([mixed[0, :, 0] for mixed, _ in drawn]).long(), kept)
     observed = torch.bincount(kept, minlength=3).numpy()
     assert stats.chisquare(observed, [4000 * share for share in (0.5, 0.2, 0.3)]).pvalue > 1e-3
 
 
 def test_every_member_takes_part():
     ((mixed, _),) = batches(1.0, batch_size=200).draw(only(2, 0), 1)
-    assert {tuple(row) for row in mixed[0].tolist()} == {tuple(row) for row in members(2).tolist()}
+    assert {tuple(row) for row in mixed[0, :, :-1].tolist()} == {tuple(row) for row in members(2).tolist()}
+
+
+def test_a_mixture_is_given_in_the_space():
+    law = only(1, 2)
+    space = FeatureSpace(torch.arange(6.0, dtype=torch.float64), 4.0)
+    ((plain, targets),) = batches(0.6).draw(law, 1)
+    ((encoded, same),) = batches(0.6, space=space).draw(law, 1)
+    torch.testing.assert_close(encoded[..., :-1], (plain[..., :-1] - space.centre) / 4)
+    assert (encoded[..., -1] == 1).all()
+    assert torch.equal(targets, same)
+
+
+@pytest.mark.parametrize("cells", [1, 32 * 7 * 2, 32 * 7 * 2 * 2 + 1])
+@pytest.mark.parametrize("features", [FEATURES, StackedRows([FEATURES[:3], FEATURES[3:3], FEATURES[3:]])])
+def test_batches_depend_neither_on_the_steps_read_at_a_time_nor_on_where_the_rows_lie(monkeypatch, cells, features):
+    law = torch.full((3, 3), 1 / 9, dtype=torch.float64)
+    expected = list(batches(0.6, copies=2).draw(law, 5))
+    monkeypatch.setattr(batches_module, "_CELLS", cells)
+    actual = list(batches(0.6, copies=2, features=features).draw(law, 5))
+    assert len(actual) == len(expected) == 5
+    for (own, own_targets), (mixed, targets) in zip(actual, expected, strict=True):
+        assert own.shape == (2, 32, 7)
+        assert torch.equal(own, mixed)
+        assert torch.equal(own_targets, targets)
+        assert not torch.equal(own[0], own[1])
+
+
+def test_groups_of_a_class_have_its_target():
+    # one sample a row of the law, whose feature is the row; the kept sample is all of the mixture
+    law = torch.full((4, 4), 1 / 16, dtype=torch.float64)
+    rows = torch.arange(4)
+    members = [ClassMembers.from_labels(rows, 4)]
+    drawn = PairBatches(rows[:, None].double(), AS_IT_IS, members, 50, 1.0, torch.Generator().manual_seed(0), groups=2)
+    ((mixed, targets),) = drawn.draw(law, 1)
+    assert targets.shape == (50, 2)
+    assert torch.equal(targets.argmax(1), mixed[0, :, 0].long() // 2)
+    assert set(mixed[0, :, 0].tolist()) == {0, 1, 2, 3}

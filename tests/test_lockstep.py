@@ -7,6 +7,7 @@ from sklearn.metrics import recall_score
 
 from selmix.baselines.retrain import RetrainSettings, retrain_heads
 from selmix.features.labeled import FeatureData, LabeledFeatures
+from selmix.features.space import FeatureSpace
 from selmix.heads import LinearHead
 from selmix.metrics import METRICS
 from selmix.pairs import ClassMembers
@@ -36,10 +37,11 @@ def test_heads_share_classes_and_coefficients_and_mix_members_of_their_own():
     members = [ClassMembers.from_labels(labels, 2, among=among) for among in own]
     law = torch.tensor([[0.0, 0.3], [0.7, 0.0]], dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
-    drawn = list(PairBatches(features, members, 40, 0.6, generator).draw(law, 3))
+    space = FeatureSpace(torch.zeros(6), 1.0)
+    drawn = list(PairBatches(features, space, members, 40, 0.6, generator).draw(law, 3))
     assert len(drawn) == 3
     for mixed, targets in drawn:
-        assert mixed.shape == (3, 40, 6)
+        assert mixed.shape == (3, 40, 7)
         # each head has one sample of each class, so its mixture is (lam, 1 - lam) on its own two coordinates
         parts = torch.stack([mixed[head][:, among] for head, among in enumerate(own)])
         torch.testing.assert_close(parts.sum(2), torch.ones(3, 40, dtype=torch.float64))

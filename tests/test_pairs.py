@@ -2,6 +2,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from selmix import pairs as pairs_module
 from selmix.pairs import ClassMembers, draw_pairs, pair_distribution
 
 GAINS = torch.tensor([[2.0, 1.0], [-1.0, 0.0]])
@@ -122,11 +123,66 @@ def test_extreme_uniform_numbers_never_reach_a_cell_without_mass(draw_uniform, u
     assert partner.tolist() == [cell[1]] * 4
 
 
-@pytest.mark.parametrize(("uniform", "cell"), [(0.0999, (0, 1)), (0.1001, (0, 2)), (0.3499, (0, 2)), (0.3501, (1, 0))])
-def test_cells_are_drawn_by_inverting_the_cumulative_law(draw_uniform, uniform, cell):
-    draw_uniform(uniform)
+# row masses 0.35, 0.35, 0.3; partners end at 2/7, 1 in row 0, at 6/7, 1 in row 1, at 1/6, 1 in row 2
+@pytest.mark.parametrize(
+    ("uniform", "cell"),
+    [((0.3499, 0.2856), (0, 1)), ((0.3499, 0.2858), (0, 2)), ((0.3501, 0.8571), (1, 0)), ((0.3501, 0.8572), (1, 1)),
+     ((0.6999, 0.9999), (1, 1)), ((0.7001, 0.1666), (2, 0)), ((0.7001, 0.1667), (2, 1))],
+)  # fmt: skip
+def test_pairs_are_drawn_by_inverting_the_law_of_the_row_and_that_of_the_partner(monkeypatch, uniform, cell):
+    numbers = torch.tensor(uniform, dtype=torch.float64)[:, None]
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: numbers.expand(shape))
     kept, partner = draw_pairs(LAW, 1, generator=generator())
     assert (kept.item(), partner.item()) == cell
+
+
+@pytest.mark.parametrize("cells", [1, 7, 64])
+def test_draws_do_not_depend_on_the_block_size(monkeypatch, cells):
+    whole = torch.stack(draw_pairs(LAW, 50, generator=generator(9)))
+    monkeypatch.setattr(pairs_module, "_CELLS", cells)
+    assert torch.equal(torch.stack(draw_pairs(LAW, 50, generator=generator(9))), whole)
+
+
+def test_a_law_of_more_than_2_to_the_24_cells_is_drawn_without_bias():
+    # rows i and i' of the same eighth have the same mass, so the law of the 8 x 8 blocks is known
+    size, blocks = 4104, 8
+    coarse = torch.rand(blocks, blocks, generator=generator(1), dtype=torch.float64)
+    coarse[2, 5] = coarse[7, 7] = 0
+    coarse /= coarse.sum()
+    law = coarse.repeat_interleave(size // blocks, 0).repeat_interleave(size // blocks, 1) / (size // blocks) ** 2
+    assert law.numel() > 2**24
+    kept, partner = draw_pairs(law, 20_000, generator=generator(2))
+    counts = counts_of((kept * blocks // size, partner * blocks // size), blocks)
+    assert (counts[coarse == 0] == 0).all()
+    assert chisquare(counts[coarse > 0], 20_000 * coarse[coarse > 0]).pvalue > 1e-3
+    # within a block, cells are equally likely: both positions are uniform, parity included
+    for position in (kept, partner):
+        within = torch.bincount(position % (size // blocks), minlength=size // blocks)
+        assert chisquare(within).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("exploration", [0.0, 0.3])
+def test_pairs_that_are_not_allowed_have_exactly_no_mass(exploration):
+    gains = torch.randn(6, 6, generator=generator(4), dtype=torch.float64)
+    kept, partner = torch.tensor([1, 0, 1, 1, 0, 1]).bool(), torch.tensor([0, 1, 1, 1, 1, 0]).bool()
+    gains[1, 0] = 100  # the best pair of all is not allowed
+    law = pair_distribution(gains, inverse_temperature=4, exploration=exploration, allowed=(kept, partner))
+    allowed = kept[:, None] & partner
+    assert (law[~allowed] == 0).all()
+    # the law of a problem that has the allowed rows and columns only
+    smaller = pair_distribution(gains[kept][:, partner], inverse_temperature=4, exploration=exploration)
+    torch.testing.assert_close(law[kept][:, partner], smaller)
+    drawn = draw_pairs(law, 500, generator=generator())
+    assert allowed[drawn].all()
+
+
+def test_the_law_leaves_the_gains_alone():
+    gains = torch.randn(5, 5, generator=generator(5), dtype=torch.float64)
+    before = gains.clone()
+    everything = torch.ones(5, dtype=torch.bool)
+    law = pair_distribution(gains, inverse_temperature=4, exploration=0.1, allowed=(everything, everything))
+    assert torch.equal(gains, before)
+    assert torch.equal(law, pair_distribution(gains, inverse_temperature=4, exploration=0.1))
 
 
 def test_grouping_by_hand():

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from selmix.features.rows import Rows, row_blocks
 from selmix.heads import LinearHead
 
 
@@ -20,17 +21,26 @@ class FeatureSpace:
     scale: float
 
     @classmethod
-    def fit(cls, features: torch.Tensor) -> "FeatureSpace":
-        """Centre and scale by the features [n, d], statistics in float64."""
-        exact = features.double()
-        centre = exact.mean(0)
-        scale = float((exact - centre).square().sum(1).mean().sqrt())
-        return cls(centre.to(features), scale or 1.0)
+    def fit(cls, features: Rows) -> "FeatureSpace":
+        """Centre and scale by the features [n, d], read once, in blocks; statistics in float64."""
+        count, squares = 0, 0.0
+        centre = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
+        for _, rows in row_blocks(features):
+            own = rows.double()
+            own_centre = own.mean(0)
+            apart = own_centre - centre
+            # squares around the common centre: those around the two centres, and those of the centres themselves
+            squares += float((own - own_centre).square().sum())
+            squares += float(apart.square().sum()) * count * len(own) / (count + len(own))
+            count += len(own)
+            centre += apart * (len(own) / count)
+        return cls(centre.to(features.dtype), (squares / count) ** 0.5 or 1.0)
 
     def encode(self, features: torch.Tensor) -> torch.Tensor:
-        """Map features [n, d] to [n, d + 1]: centred, scaled, with a last column of ones."""
-        ones = features.new_ones(len(features), 1)
-        return torch.cat([(features - self.centre) / self.scale, ones], dim=1)
+        """Map features [..., d] to [..., d + 1]: centred, scaled, with a last column of ones."""
+        encoded = features.new_ones(*features.shape[:-1], features.shape[-1] + 1)
+        torch.sub(features, self.centre, out=encoded[..., :-1]).mul_(1 / self.scale)
+        return encoded
 
     def encode_head(self, head: LinearHead) -> torch.Tensor:
         """Return the weight [k, d + 1] that gives the head's logits on encoded features."""
@@ -41,3 +51,17 @@ class FeatureSpace:
         """Return the head on plain features that gives the logits of `weight` [k, d + 1] on encoded ones."""
         plain = weight[:, :-1] / self.scale
         return LinearHead(plain, weight[:, -1] - plain @ self.centre)
+
+    def predict(self, weight: torch.Tensor, features: Rows, *, positions: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the predictions of a head on plain features, read in blocks.
+
+        Args:
+            weight: [k, d + 1] on encoded features.
+            features: [n, d].
+            positions: int64 [m], the rows to predict; all n, if not given.
+
+        Returns:
+            int64 [m].
+        """
+        blocks = row_blocks(features, positions)
+        return torch.cat([(self.encode(rows) @ weight.T).argmax(1) for _, rows in blocks])

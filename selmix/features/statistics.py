@@ -2,9 +2,11 @@
 
 import torch
 
+from selmix.features.rows import Rows, row_blocks
 
-def class_means(features: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """Return the mean feature of every class.
+
+def class_means(features: Rows, labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Return the mean feature of every class, reading the features once, in blocks.
 
     Args:
         features: [n, d].
@@ -16,6 +18,7 @@ def class_means(features: torch.Tensor, labels: torch.Tensor, num_classes: int) 
         Zeros for a class without samples.
     """
     sums = torch.zeros(num_classes, features.shape[1], dtype=torch.float64, device=features.device)
-    sums.index_add_(0, labels, features.double())
+    for block, rows in row_blocks(features):
+        sums.index_add_(0, labels[block], rows.double())
     counts = torch.bincount(labels, minlength=num_classes)
     return sums / counts.clamp_min(1).unsqueeze(1)

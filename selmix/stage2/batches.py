@@ -4,10 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
+from selmix.features.rows import Rows, gather
+from selmix.features.space import FeatureSpace
 from selmix.mixup import mix_features
 from selmix.pairs import ClassMembers, draw_pairs
+
+_CELLS = 1 << 17  # numbers of mixed features in memory at a time, but at least one step's
 
 
 @dataclass(frozen=True)
@@ -15,36 +18,45 @@ class PairBatches:
     """Draws batches of feature mixups from labeled features.
 
     Attributes:
-        features: [n, d].
-        members: for each of h heads, the samples it may learn from, by class.
+        features: [n, d], plain; they may lie on a memory map, as only the rows that are drawn are read.
+        space: in which the batches are given.
+        members: for each of h heads, the samples it may learn from, by row of the law.
         batch_size: mixups a batch.
         mix_low: the coefficient lam of the kept sample is uniform on [mix_low, 1].
         generator: source of randomness, on the device of the features.
+        groups: rows of the law per class, G; row = label * G + group.
     """
 
-    features: torch.Tensor
+    features: Rows
+    space: FeatureSpace
     members: list[ClassMembers]
     batch_size: int
     mix_low: float
     generator: torch.Generator
+    groups: int = 1
 
     def draw(self, distribution: torch.Tensor, steps: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield `steps` batches: mixed features [h, b, d], and one-hot targets [b, k] of the classes kept.
+        """Yield `steps` batches: encoded mixtures [h, b, d + 1], and one-hot targets [b, k] of the classes kept.
 
-        The heads share classes and coefficients; each mixes members of its own.
+        The heads share classes and coefficients; each mixes members of its own. What is drawn is drawn for all steps
+        at once; features are read for a few steps at a time.
 
         Args:
-            distribution: [k, k] law over (kept, partner).
-            steps: batches to draw; all are drawn at once, for speed.
+            distribution: [r, r] law over (kept, partner).
+            steps: batches to draw.
         """
-        count = steps * self.batch_size
-        kept, partner = draw_pairs(distribution, count, generator=self.generator)
-        uniform = torch.rand(count, generator=self.generator, device=self.features.device, dtype=self.features.dtype)
+        shape = (steps, self.batch_size)
+        kept, partner = draw_pairs(distribution, steps * self.batch_size, generator=self.generator)
+        uniform = torch.rand(shape, generator=self.generator, device=self.features.device, dtype=self.features.dtype)
         mix = self.mix_low + (1 - self.mix_low) * uniform
-        mixed = torch.stack([self._mix(members, kept, partner, mix) for members in self.members])
-        targets = F.one_hot(kept, len(self.members[0].counts)).to(mixed)
-        return zip(mixed.split(self.batch_size, dim=1), targets.split(self.batch_size), strict=True)
+        pairs = torch.stack([kept, partner]).view(2, *shape)
+        drawn = torch.stack([own.draw(pairs, generator=self.generator) for own in self.members], dim=2)
+        labels = torch.arange(len(distribution) // self.groups, device=kept.device)[:, None]
 
-    def _mix(self, members: ClassMembers, kept: torch.Tensor, partner: torch.Tensor, mix: torch.Tensor) -> torch.Tensor:
-        kept_features = self.features[members.draw(kept, generator=self.generator)]
-        return mix_features(kept_features, self.features[members.draw(partner, generator=self.generator)], mix)
+        at_once = max(1, _CELLS // (len(self.members) * self.batch_size * (self.features.shape[1] + 1)))
+        for start in range(0, steps, at_once):
+            block = slice(start, start + at_once)
+            kept_features, partner_features = (gather(self.features, drawn[side, block]) for side in (0, 1))
+            mixed = self.space.encode(mix_features(kept_features, partner_features, mix[block, None]))
+            targets = (pairs[0, block, None] // self.groups == labels).to(mixed)  # [., k, b], as the step wants them
+            yield from zip(mixed, targets.mT, strict=True)
