@@ -13,7 +13,7 @@ import torch
 
 from selmix.metrics import METRICS
 from selmix.pipeline import features_of_images, tune
-from selmix.stage2.refine import RefineSettings
+from selmix.stage2.settings import RefineSettings
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from selmix.heads import LinearHead
 from selmix.metrics import get_metric
 from selmix.seeding import torch_generator
 from selmix.stage2.crossfit import CrossFit
-from selmix.stage2.refine import RefineSettings, refine
+from selmix.stage2.settings import RefineSettings, refine
 
 REPEATS = 7
 

@@ -7,37 +7,44 @@ recalls of rare classes are ratios of small numbers, and metrics compare them.
 import torch
 
 
-def confusion_counts(labels: torch.Tensor, predictions: torch.Tensor, num_classes: int) -> torch.Tensor:
+def confusion_counts(
+    rows: torch.Tensor, predictions: torch.Tensor, num_classes: int, *, groups: int = 1
+) -> torch.Tensor:
     """Count (truth, prediction) pairs.
 
     Args:
-        labels: [n] int64 true classes, in 0..k-1.
+        rows: [n] int64 true classes, in 0..k-1; with groups of samples, class * groups + group.
         predictions: [n] int64 predicted classes, in 0..k-1.
         num_classes: k.
+        groups: groups of samples, g.
 
     Returns:
-        float64 [k, k]; entry (i, j) is the number of samples of class i predicted as j.
+        float64 [k g, k]; entry (i, j) is the number of samples of row i predicted as j.
     """
-    cells = torch.bincount(labels * num_classes + predictions, minlength=num_classes * num_classes)
-    return cells.view(num_classes, num_classes).double()
+    num_rows = num_classes * groups
+    cells = torch.bincount(rows * num_classes + predictions, minlength=num_rows * num_classes)
+    return cells.view(num_rows, num_classes).double()
 
 
-def joint_confusion(counts: torch.Tensor, *, pseudo_count: float = 0.0) -> torch.Tensor:
+def joint_confusion(
+    counts: torch.Tensor, *, pseudo_count: float = 0.0, prior: torch.Tensor | None = None
+) -> torch.Tensor:
     """Turn counts into the joint confusion matrix, optionally smoothed within each row.
 
     Smoothing adds `pseudo_count / k` to every cell of a class's row and rescales the row to its own count, so the class
     prior is untouched and no recall of a class with samples is exactly zero.
 
     Args:
-        counts: [k, k] from `confusion_counts`.
+        counts: [rows, k] from `confusion_counts`; samples may be weighted.
         pseudo_count: imaginary samples per class, spread evenly over the predictions.
+        prior: [rows], what the rows are to sum to; their share of the counts, if not given.
 
     Returns:
-        float64 [k, k] that sums to 1 (all zeros if there is no sample).
+        float64 [rows, k] that sums to 1 (all zeros if there is no sample).
     """
     support = counts.sum(1, keepdim=True)
-    smoothed = (counts + pseudo_count / counts.shape[1]) * support / _or_one(support + pseudo_count)
-    return smoothed / _or_one(support.sum())
+    share = support / _or_one(support.sum()) if prior is None else prior[:, None] * (support > 0)
+    return (counts + pseudo_count / counts.shape[1]) * share / _or_one(support + pseudo_count)
 
 
 def class_confusion(confusion: torch.Tensor) -> torch.Tensor:

@@ -2,15 +2,16 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from selmix.backbones import Backbone, load_backbone
 from selmix.baselines.retrain import RetrainSettings, retrain_heads
-from selmix.confusion import confusion_counts
+from selmix.constraints import Constraint
 from selmix.data.images import ImageData
 from selmix.data.sources import open_images
 from selmix.data.splits import stratified_holdout
@@ -19,12 +20,13 @@ from selmix.evaluation import ClassGroups, Evaluation, evaluate
 from selmix.features.extract import Track, extract_features
 from selmix.features.labeled import FeatureData, LabeledFeatures
 from selmix.heads import LinearHead
-from selmix.metrics import Metric
+from selmix.metrics import Metric, soft_minimum
 from selmix.pairs import ClassMembers
 from selmix.seeding import numpy_generator, torch_generator
 from selmix.stage2.crossfit import CrossFit
-from selmix.stage2.refine import Refined, RefineSettings, refine, score
-from selmix.stage2.starts import starting_heads
+from selmix.stage2.refine import Refined, refine
+from selmix.stage2.settings import RefineSettings
+from selmix.stage2.starts import best_start, starting_heads
 
 logger = logging.getLogger("selmix")
 
@@ -99,7 +101,14 @@ def _matching_head(backbone: Backbone, images: ImageData) -> LinearHead | None:
     return LinearHead(backbone.head.weight[order], backbone.head.bias[order])
 
 
-def tune(data: FeatureData, metric: Metric, settings: RefineSettings, *, seed: int) -> Tuning:
+def tune(
+    data: FeatureData,
+    metric: Metric,
+    settings: RefineSettings,
+    *,
+    seed: int,
+    constraints: Sequence[Constraint] = (),
+) -> Tuning:
     """Run stage two and evaluate it: the validation split steers, the test split is looked at once, at the end.
 
     Raises:
@@ -118,7 +127,7 @@ def tune(data: FeatureData, metric: Metric, settings: RefineSettings, *, seed: i
     data = _with_validation(data, seed)
     _warn_of_few(data)
     with _threads_that_pay(data, settings):
-        return _tune(data, metric, settings, seed)
+        return _tune(data, metric, settings, constraints, seed)
 
 
 @contextmanager
@@ -126,7 +135,7 @@ def _threads_that_pay(data: FeatureData, settings: RefineSettings) -> Iterator[N
     """Use one thread for small heads: their products end before a second thread has woken up."""
     threads = torch.get_num_threads()
     width = data.splits["train"].features.shape[1]
-    if len(data.class_names) * width * settings.batch_size < SMALL_PRODUCT:
+    if len(data.class_names) * width * settings.batch_size_for(len(data.class_names)) < SMALL_PRODUCT:
         torch.set_num_threads(1)
     try:
         yield
@@ -134,25 +143,32 @@ def _threads_that_pay(data: FeatureData, settings: RefineSettings) -> Iterator[N
         torch.set_num_threads(threads)
 
 
-def _tune(data: FeatureData, metric: Metric, settings: RefineSettings, seed: int) -> Tuning:
+def _tune(
+    data: FeatureData, metric: Metric, settings: RefineSettings, constraints: Sequence[Constraint], seed: int
+) -> Tuning:
     train, val = data.splits["train"], data.splits["val"]
     num_classes = len(data.class_names)
     train_members = ClassMembers.from_labels(train.labels, num_classes)
     started = time.perf_counter()
     before = data.head or _linear_probe(train, train_members, seed)
     plan = CrossFit.plan(train, val, num_classes, folds=settings.folds, generator=torch_generator(seed, "folds"))
-    starts = starting_heads(before, train_members.counts, plan, generator=torch_generator(seed, "balanced"))
+    starts = starting_heads(before, train_members.counts, plan, val, generator=torch_generator(seed, "balanced"))
     start = settings.start
     if start == "best":
-        start = max(starts, key=lambda name: score(_val_counts(plan, starts[name], val), metric, settings))
-    refined = refine(starts[start], plan, val, metric, settings, generator=torch_generator(seed, "pairs"))
+        support = torch.bincount(plan.rows[plan.num_train :], minlength=num_classes * plan.groups).double()
+        objective = metric.objective(support, partial(soft_minimum, sharpness=settings.sharpness))
+        start = best_start(starts, plan, val, objective, pseudo_count=settings.pseudo_count)
+    refined = refine(
+        starts[start], plan, metric, settings, constraints=constraints, generator=torch_generator(seed, "pairs")
+    )
     seconds = data.seconds | {"tune": time.perf_counter() - started}
 
     candidates = {"before": [before] * len(plan.members), "balanced": starts["balanced"], "after": refined.heads}
     groups = ClassGroups.from_counts(train_members.counts)
     evaluations = {
         "val": {
-            name: evaluate(plan.logits(heads, val), val.labels, groups, metric) for name, heads in candidates.items()
+            name: evaluate(plan.val_logits(heads, val), val.labels, groups, metric)
+            for name, heads in candidates.items()
         }
     }
     if "test" in data.splits:
@@ -170,7 +186,9 @@ def _largest_logit(head: LinearHead, split: LabeledFeatures) -> float:
 
 def _linear_probe(train: LabeledFeatures, members: ClassMembers, seed: int) -> LinearHead:
     generator = torch_generator(seed, "probe")
-    (head,) = retrain_heads(train, [members], sampling_power=1, settings=RetrainSettings(), generator=generator)
+    (head,) = retrain_heads(
+        train.features, [members], sampling_power=1, settings=RetrainSettings(), generator=generator
+    )
     return head
 
 
@@ -183,10 +201,6 @@ def _warn_of_few(data: FeatureData) -> None:
             data.class_names[label],
             int(support[label]),
         )
-
-
-def _val_counts(plan: CrossFit, heads: list[LinearHead], val: LabeledFeatures) -> torch.Tensor:
-    return confusion_counts(val.labels, plan.logits(heads, val).argmax(1), heads[0].num_classes)
 
 
 def _with_validation(data: FeatureData, seed: int) -> FeatureData:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model
 
 from selmix.errors import UsageError, suggestion
 from selmix.stage1.supervised import SupervisedSettings
-from selmix.stage2.refine import RefineSettings
+from selmix.stage2.settings import RefineSettings
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _Settings = TypeVar("_Settings")

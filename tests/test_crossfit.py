@@ -13,7 +13,7 @@ from selmix.features.space import FeatureSpace
 from selmix.heads import LinearHead
 from selmix.metrics import METRICS, Metric
 from selmix.stage2.crossfit import CrossFit
-from selmix.stage2.refine import RefineSettings, refine
+from selmix.stage2.settings import RefineSettings, refine
 from selmix.stage2.starts import starting_heads
 
 TRAIN_COUNTS, VAL_COUNTS = [9, 5, 1, 2], [1, 2, 7, 10]

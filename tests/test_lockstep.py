@@ -15,7 +15,7 @@ from selmix.pipeline import tune
 from selmix.seeding import torch_generator
 from selmix.stage2.batches import PairBatches
 from selmix.stage2.crossfit import CrossFit
-from selmix.stage2.refine import RefineSettings, refine
+from selmix.stage2.settings import RefineSettings, refine
 
 COUNTS = [500, 150, 50, 20, 10]
 

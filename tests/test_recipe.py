@@ -16,7 +16,7 @@ from selmix.recipe import (
 )
 from selmix.shipped import shipped_recipe
 from selmix.stage1.supervised import SupervisedSettings
-from selmix.stage2.refine import RefineSettings
+from selmix.stage2.settings import RefineSettings
 
 ROOT = Path(__file__).parent.parent
 

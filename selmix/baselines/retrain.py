@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from selmix.descent import cross_entropy_step_
-from selmix.features.labeled import LabeledFeatures
+from selmix.features.rows import Rows, gather
 from selmix.features.space import FeatureSpace
 from selmix.heads import LinearHead
 from selmix.pairs import ClassMembers
@@ -22,19 +22,26 @@ class RetrainSettings:
 
     Attributes:
         steps: SGD steps.
-        batch_size: samples a step.
+        batch_size: samples a step; None for `batch_size_for` the number of classes.
         learning_rate: at the start of the cosine to 0.
         weight_decay: L2 coefficient.
+        averaging: decay per step of the exponential average of the iterates, which is the result.
     """
 
     steps: int = 5000
-    batch_size: int = 64
-    learning_rate: float = 1.0
-    weight_decay: float = 5e-4
+    batch_size: int | None = None
+    learning_rate: float = 10.0
+    weight_decay: float = 1e-4
+    averaging: float = 0.99
+
+
+def batch_size_for(num_classes: int) -> int:
+    """Return two samples a class, at least 64 and at most 1024."""
+    return min(max(64, 2 * num_classes), 1024)
 
 
 def retrain_heads(
-    pool: LabeledFeatures,
+    features: Rows,
     members: list[ClassMembers],
     *,
     sampling_power: float,
@@ -44,8 +51,8 @@ def retrain_heads(
     """Train fresh heads by SGD on cross-entropy, class k being drawn with probability proportional to n_k ** power.
 
     Args:
-        pool: labeled features.
-        members: for each head, the samples of the pool it learns from; every class must have one.
+        features: [n, d].
+        members: for each head, the samples it learns from, by class; every class must have one.
         sampling_power: q of the class law; 1 instance-balanced, 0.5 square-root, 0 class-balanced.
         settings: of the optimiser.
         generator: source of classes and members.
@@ -56,17 +63,19 @@ def retrain_heads(
     Source: Kang et al., "Decoupling Representation and Classifier for Long-Tailed Recognition", ICLR 2020 (cRT; the
     sampling law is its equation 1).
     """
-    space = FeatureSpace.fit(pool.features)
-    features = space.encode(pool.features)
+    space = FeatureSpace.fit(features)
     num_classes = len(members[0].counts)
     class_law = members[-1].counts.double() ** sampling_power
 
-    shape = (settings.steps, settings.batch_size)
+    shape = (settings.steps, settings.batch_size or batch_size_for(num_classes))
     classes = torch.multinomial(class_law, math.prod(shape), replacement=True, generator=generator).view(shape)
-    batches = torch.stack([own.draw(classes, generator=generator) for own in members], dim=1)
-    weights = features.new_zeros(len(members), num_classes, features.shape[1])
+    drawn = torch.stack([own.draw(classes, generator=generator) for own in members], dim=1)
+    weights = torch.zeros(len(members), num_classes, features.shape[1] + 1, dtype=features.dtype)
+    averaged = weights.clone()
     for step in range(settings.steps):
         rate = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-        targets = F.one_hot(classes[step], num_classes).to(features)
-        cross_entropy_step_(weights, features[batches[step]], targets, rate=rate, decay=settings.weight_decay)
-    return [space.decode_head(weight) for weight in weights]
+        batch = space.encode(gather(features, drawn[step]))
+        targets = F.one_hot(classes[step], num_classes).to(batch)
+        cross_entropy_step_(weights, batch, targets, rate=rate, decay=settings.weight_decay)
+        averaged.lerp_(weights, 1 - settings.averaging)
+    return [space.decode_head(weight) for weight in averaged]

@@ -14,14 +14,17 @@ class LabeledFeatures:
     Attributes:
         features: float32 [n, d].
         labels: int64 [n].
+        groups: int64 [n], the group of each sample (background, hospital, ...); None if there are none.
     """
 
     features: torch.Tensor
     labels: torch.Tensor
+    groups: torch.Tensor | None = None
 
     def subset(self, positions: torch.Tensor) -> "LabeledFeatures":
         """Return the samples at `positions`, int64 [m]."""
-        return LabeledFeatures(self.features[positions], self.labels[positions])
+        groups = None if self.groups is None else self.groups[positions]
+        return LabeledFeatures(self.features[positions], self.labels[positions], groups)
 
 
 @dataclass(frozen=True)

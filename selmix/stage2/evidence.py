@@ -1,0 +1,114 @@
+"""What the heads of a cross-fit show of themselves: a confusion matrix from every sample that is judged out of fold."""
+
+from dataclasses import dataclass
+
+import torch
+
+from selmix.confusion import joint_confusion
+from selmix.features.rows import gather
+from selmix.features.space import FeatureSpace
+from selmix.stage2.crossfit import CrossFit
+from selmix.worth import training_worth
+
+# samples that are judged at every refresh, and at least so many a row; more would cost time and tell little
+_JUDGED_TRAIN, _JUDGED_VAL, _AT_LEAST = 20_000, 65_536, 20
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Judged samples with the weight that each has.
+
+    Attributes:
+        features: for each judging head, the encoded features of its samples, [m_h, d + 1].
+        rows: int64 [m], the confusion row of every judged sample, head by head.
+        is_val: bool [m].
+        weights: float64 [m]: 1 for validation samples, what it is worth for a train sample.
+        prior: float64 [r], the share of each row that metrics are computed with: that of validation, where a row that
+            has train samples only counts like one with a single validation sample.
+        num_classes: k.
+    """
+
+    features: list[torch.Tensor]
+    rows: torch.Tensor
+    is_val: torch.Tensor
+    weights: torch.Tensor
+    prior: torch.Tensor
+    num_classes: int
+
+    @classmethod
+    def gather(
+        cls, plan: CrossFit, space: FeatureSpace, weights: torch.Tensor, *, generator: torch.Generator
+    ) -> "Evidence":
+        """Choose the samples to judge and weigh them by what the given heads make of them.
+
+        Args:
+            plan: who judges what.
+            space: of the heads.
+            weights: [h, k, d + 1], the heads.
+            generator: source of the choice where there are more samples than needed.
+        """
+        chosen = [_thin(positions, plan, generator) for positions in plan.judged]
+        positions = torch.cat(chosen)
+        rows, is_val = plan.rows[positions], positions >= plan.num_train
+        num_rows = plan.num_classes * plan.groups
+        val_count = torch.bincount(rows[is_val], minlength=num_rows)
+        share = torch.where(torch.bincount(rows, minlength=num_rows) > 0, val_count.clamp_min(1), 0).double()
+        evidence = cls(
+            features=[space.encode(gather(plan.features, own)) for own in chosen],
+            rows=rows,
+            is_val=is_val,
+            weights=torch.ones(len(rows), dtype=torch.float64),
+            prior=share / share.sum(),
+            num_classes=plan.num_classes,
+        )
+        right = (evidence.judge(weights) == rows // plan.groups).double()
+
+        def per_row(which: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            total = torch.bincount(rows[which], minlength=num_rows).double()
+            return torch.bincount(rows[which], right[which], minlength=num_rows), total
+
+        worth = training_worth(*per_row(~is_val), *per_row(is_val))
+        evidence.weights.copy_(torch.where(is_val, 1.0, worth[rows]))
+        return evidence
+
+    def judge(self, weights: torch.Tensor) -> torch.Tensor:
+        """Return the predictions, int64 [m], of every sample by the head that has not learnt it."""
+        return torch.cat(
+            [(own @ weight.T).argmax(1) for own, weight in zip(self.features, weights, strict=False)]
+        )
+
+    @property
+    def support(self) -> torch.Tensor:
+        """Return how many validation samples the evidence of each row is worth, float64 [r]."""
+        return torch.bincount(self.rows, self.weights, minlength=len(self.prior))
+
+    def confusion(self, predictions: torch.Tensor, *, pseudo_count: float = 0.0) -> torch.Tensor:
+        """Return the joint confusion matrix [r, k] of the predictions, its rows smoothed and scaled to the prior."""
+        cells = self.rows * self.num_classes + predictions
+        counts = torch.bincount(cells, self.weights, minlength=len(self.prior) * self.num_classes)
+        counts = counts.view(len(self.prior), self.num_classes)
+        return joint_confusion(counts, pseudo_count=pseudo_count, prior=self.prior)
+
+    def row_means(self) -> torch.Tensor:
+        """Return the weighted mean encoded feature of each row, float64 [r, d + 1]; zeros without samples."""
+        sums = torch.zeros(len(self.prior), self.features[0].shape[1], dtype=torch.float64)
+        start = 0
+        for own in self.features:
+            block = slice(start, start + len(own))
+            sums.index_add_(0, self.rows[block], own.double() * self.weights[block, None])
+            start += len(own)
+        return sums / torch.where(self.support > 0, self.support, 1)[:, None]
+
+
+def _thin(positions: torch.Tensor, plan: CrossFit, generator: torch.Generator) -> torch.Tensor:
+    """Return at most so many of a fold's samples per row, train and validation apart, drawn at random."""
+    folds, num_rows = len(plan.judged), plan.num_classes * plan.groups
+    kept = []
+    for part, judged in ((positions < plan.num_train, _JUDGED_TRAIN), (positions >= plan.num_train, _JUDGED_VAL)):
+        own = positions[part]
+        own = own[torch.randperm(len(own), generator=generator)]
+        own = own[plan.rows[own].argsort(stable=True)]
+        counts = torch.bincount(plan.rows[own], minlength=num_rows)
+        place = torch.arange(len(own)) - (counts.cumsum(0) - counts)[plan.rows[own]]
+        kept.append(own[place < max(_AT_LEAST, judged // num_rows) / folds])
+    return torch.cat(kept).sort().values
