@@ -172,6 +172,7 @@ AT_ONCE = {
     "-" * 60 + "accuracy": "nested more than",
     "-" * 1900 + "accuracy": "nested",
     "(" * 900 + "accuracy" + ")" * 900: "no expression|nested",
+    "min(1," * 60 + "accuracy" + ")" * 60: "nested more than",
     "min(1," * 250 + "accuracy" + ")" * 250: "no expression|nested",
     "recall[" * 240 + "0" + "]" * 240: "no expression|nested|number from 0",
     " + ".join(["accuracy"] * 100): "nested more than",

@@ -68,6 +68,12 @@ def test_where_each_group_holds_one_class_it_is_the_worst_group_accuracy_and_its
     torch.testing.assert_close(errors, (rates * (1 - rates) / support).sqrt())
 
 
+def test_a_group_without_samples_is_left_out():
+    counts = torch.tensor([[9.0, 1], [0, 0], [1, 4], [0, 0]], dtype=torch.float64)
+    metric = parse_metric("worst_group_recall").bind(MetricContext("ab", torch.tensor([30, 30]), 2))
+    assert float(metric(joint_confusion(counts))) == pytest.approx((0.9 + 0.8) / 2)
+
+
 def test_its_gradient_pulls_on_the_worst_group_alone():
     counts = torch.tensor([[9.0, 1], [5, 5], [1, 9], [2, 8]], dtype=torch.float64)
     metric = parse_metric("worst_group_recall").bind(MetricContext("ab", torch.tensor([30, 30]), 2))
