@@ -94,6 +94,16 @@ def test_it_is_reported_where_there_are_groups():
     assert {name: result[name] for name in plain} == pytest.approx(plain)
 
 
+def test_the_target_is_reported_even_where_the_report_would_leave_it_out():
+    # bound to all training labels; a fifth of them was set aside for validation since, and no class is a head class now
+    _, _, _, counts = grouped(1)
+    metric = parse_metric("min_head_tail_recall").bind(MetricContext("abc", torch.tensor([110, 50, 5])))
+    groups = ClassGroups.from_counts(torch.tensor([88, 40, 4]))
+    assert count_statistics(counts, groups)["min_head_tail_recall"] is None
+    expected = min(counts[0, 0] / counts[0].sum(), counts[2, 2] / counts[2].sum())
+    assert count_statistics(counts, groups, metric)["min_head_tail_recall"] == pytest.approx(float(expected))
+
+
 def test_the_users_own_metric_is_reported_under_its_text():
     _, _, _, counts = grouped(1)
     metric = parse_metric("0.5*accuracy + 0.5*recall[b]").bind(MetricContext("abc", COUNTS))
