@@ -126,7 +126,7 @@ def test_what_is_wrong_without_data_is_refused_at_once(text):
     ("texts", "message"),
     [
         (["recall[ct] >= 0.3"], "unknown class ct: did you mean cat"),
-        (["recall[7] >= 0.3"], "no class number 7"),
+        (["recall[4] >= 0.3"], "no class number 4: they go from 0 to 3"),
         (["recall >= 1.2"], "cannot be met: recall is at most 1, the bound is 1.2"),
         (["recall[cat] >= 60"], "at most 1"),
         (["balanced_accuracy >= 80"], "at most 1"),

@@ -34,6 +34,7 @@ BAD = {
     "return 0.0 * C.sum()": "does not move",
     "return C.trace() + torch.rand(())": "random",
     "C /= C.sum(); return C.trace()": "changes the confusion|in-place",
+    "C.data.mul_(2); return C.trace()": "changes the confusion",
     "C[0, 0] = 0; return C.trace()": "changes the confusion|in-place",
     "return C.trace() / 0": "is inf for a random",
     "return C.diagonal().log().mean()": "is -inf for predictions that are all",
