@@ -36,6 +36,7 @@ BAD = {
     "C /= C.sum(); return C.trace()": "changes the confusion|in-place",
     "C.data.mul_(2); return C.trace()": "changes the confusion",
     "C[0, 0] = 0; return C.trace()": "changes the confusion|in-place",
+    "return C.trace() + (C[0, 0] - C[0, 0]).sqrt()": "gradient that is not finite",
     "return C.trace() / 0": "is inf for a random",
     "return C.diagonal().log().mean()": "is -inf for predictions that are all",
     "return 1 / (1 - C.trace())": "is inf for perfect predictions",
