@@ -158,9 +158,9 @@ def test_what_can_just_be_met_is_not_refused(texts):
 
 
 def test_uniform_coverage_is_met_at_one_kth_in_floating_point():
-    context = MetricContext([str(index) for index in range(7)], torch.ones(7))
-    (constraint,) = bound("coverage >= 1/k", context=context)
-    counts = 3 * torch.ones(7, 7, dtype=torch.float64)
+    context = MetricContext([str(index) for index in range(10)], torch.ones(10))
+    (constraint, _) = bound("coverage >= 1/k", "coverage <= 1/k", context=context)
+    counts = torch.ones(10, 10, dtype=torch.float64)  # shares of 0.01 ten times fall short of 0.1
     assert feasibility([constraint], counts, [counts])[0].met
     assert rank_key(0.5, constraint.slack(joint_confusion(counts)))[0]
 
