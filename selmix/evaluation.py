@@ -35,7 +35,7 @@ def count_statistics(
     Args:
         counts: [k, k], or [k g, k] with a row for each class and group of samples.
         groups: head, medium and tail classes.
-        metric: the user's own, reported under its name beside the listed ones.
+        metric: what is tuned for; reported under its name whether it is a listed one or not.
 
     Returns:
         Name -> value; None where undefined, and `UNDEFINED` says why.
@@ -51,7 +51,7 @@ def count_statistics(
     result["min_head_tail_recall"] = None if both is None else float(min_head_tail_recall(confusion, both))
     if len(counts) > counts.shape[1]:
         result["worst_group_recall"] = float(worst_group_recall(confusion))
-    if metric is not None and metric.name not in result:
+    if metric is not None and result.get(metric.name) is None:
         result[metric.name] = float(metric(confusion))
     return result
 
@@ -74,7 +74,7 @@ class Evaluation:
 def evaluate(
     logits: torch.Tensor, labels: torch.Tensor, groups: ClassGroups, metric: Metric | None = None
 ) -> Evaluation:
-    """Evaluate logits [n, k] on labels [n] in which every class has a sample; `metric` is the user's own."""
+    """Evaluate logits [n, k] on labels [n] in which every class has a sample; `metric` is tuned for."""
     confidence, predictions = logits.double().softmax(1).max(1)
     counts = confusion_counts(labels, predictions, logits.shape[1])
     metrics = count_statistics(counts, groups, metric)

@@ -126,7 +126,7 @@ def test_what_is_wrong_without_data_is_refused_at_once(text):
     ("texts", "message"),
     [
         (["recall[ct] >= 0.3"], "unknown class ct: did you mean cat"),
-        (["recall[7] >= 0.3"], "no class number 7"),
+        (["recall[4] >= 0.3"], "no class number 4: they go from 0 to 3"),
         (["recall >= 1.2"], "cannot be met: recall is at most 1, the bound is 1.2"),
         (["recall[cat] >= 60"], "at most 1"),
         (["balanced_accuracy >= 80"], "at most 1"),
@@ -136,6 +136,9 @@ def test_what_is_wrong_without_data_is_refused_at_once(text):
         (["coverage <= 0.9/k"], "ceilings sum to 0.9"),
         (["coverage[cat] >= 0.6", "coverage['dog'] >= 0.6"], "floors sum to 1.2"),
         (["coverage >= 0.8/k", "coverage[0] >= 0.5"], "floors sum to 1.1"),
+        (["coverage[0] >= 0.5", "coverage >= 0.8/k"], "floors sum to 1.1"),
+        (["coverage <= 0.29", "coverage[0] <= 0.1"], "ceilings sum to 0.97"),
+        (["coverage[0] <= 0.1", "coverage <= 0.29"], "ceilings sum to 0.97"),
         (["recall[cat] >= 0.6", "recall[0] <= 0.5"], r"recall\[cat\] must be at least 0.6 and at most 0.5"),
         (["mean_recall >= 0.6", "mean_recall <= 0.5"], "it cannot be both"),
         (["recall >= 1/0"], "not a finite number"),
@@ -155,9 +158,9 @@ def test_what_can_just_be_met_is_not_refused(texts):
 
 
 def test_uniform_coverage_is_met_at_one_kth_in_floating_point():
-    context = MetricContext([str(index) for index in range(7)], torch.ones(7))
-    (constraint,) = bound("coverage >= 1/k", context=context)
-    counts = 3 * torch.ones(7, 7, dtype=torch.float64)
+    context = MetricContext([str(index) for index in range(10)], torch.ones(10))
+    (constraint, _) = bound("coverage >= 1/k", "coverage <= 1/k", context=context)
+    counts = torch.ones(10, 10, dtype=torch.float64)  # shares of 0.01 ten times fall short of 0.1
     assert feasibility([constraint], counts, [counts])[0].met
     assert rank_key(0.5, constraint.slack(joint_confusion(counts)))[0]
 
@@ -272,6 +275,13 @@ def test_the_report_has_the_worst_item_and_its_bootstrap_interval(sample):
     )
     assert coverage.interval[0] < coverage.value < coverage.interval[1]
     assert (mean.worst_item, mean.met) == ("mean_recall", True)
+
+
+def test_the_worst_item_is_one_with_samples():
+    counts = torch.tensor([[3.0, 0, 1], [0, 0, 0], [0, 0, 4]], dtype=torch.float64)
+    constraints = bound("recall >= 0.5", context=MetricContext("abc", torch.ones(3)))
+    (report,) = feasibility(constraints, counts, [counts])
+    assert (report.worst_item, report.value, report.interval, report.met) == ("recall[a]", 0.75, [0.75, 0.75], True)
 
 
 def test_a_constraint_on_a_users_own_expression_follows_the_metric(sample):

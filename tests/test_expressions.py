@@ -1,5 +1,7 @@
 """Arithmetic on metrics: what it means, and that nothing but arithmetic gets through."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -172,6 +174,7 @@ AT_ONCE = {
     "-" * 60 + "accuracy": "nested more than",
     "-" * 1900 + "accuracy": "nested",
     "(" * 900 + "accuracy" + ")" * 900: "no expression|nested",
+    "min(1," * 60 + "accuracy" + ")" * 60: "nested more than",
     "min(1," * 250 + "accuracy" + ")" * 250: "no expression|nested",
     "recall[" * 240 + "0" + "]" * 240: "no expression|nested|number from 0",
     " + ".join(["accuracy"] * 100): "nested more than",
@@ -185,6 +188,14 @@ def test_what_is_wrong_without_data_is_refused_at_once_in_a_short_line(text):
     with pytest.raises(UsageError, match=AT_ONCE[text]) as caught:
         parse_metric(text)
     assert len(str(caught.value)) < 500
+
+
+def test_a_slip_that_python_only_warns_of_is_refused_and_not_printed():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pytest.raises(UsageError, match="no expression: invalid decimal literal"):
+            parse_metric("1if accuracy else 2")
+    assert not caught
 
 
 @pytest.mark.parametrize(

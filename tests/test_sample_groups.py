@@ -68,6 +68,12 @@ def test_where_each_group_holds_one_class_it_is_the_worst_group_accuracy_and_its
     torch.testing.assert_close(errors, (rates * (1 - rates) / support).sqrt())
 
 
+def test_a_group_without_samples_is_left_out():
+    counts = torch.tensor([[9.0, 1], [0, 0], [1, 4], [0, 0]], dtype=torch.float64)
+    metric = parse_metric("worst_group_recall").bind(MetricContext("ab", torch.tensor([30, 30]), 2))
+    assert float(metric(joint_confusion(counts))) == pytest.approx((0.9 + 0.8) / 2)
+
+
 def test_its_gradient_pulls_on_the_worst_group_alone():
     counts = torch.tensor([[9.0, 1], [5, 5], [1, 9], [2, 8]], dtype=torch.float64)
     metric = parse_metric("worst_group_recall").bind(MetricContext("ab", torch.tensor([30, 30]), 2))
@@ -86,6 +92,16 @@ def test_it_is_reported_where_there_are_groups():
     plain = count_statistics(class_confusion(counts), ClassGroups.from_counts(COUNTS))
     assert "worst_group_recall" not in plain
     assert {name: result[name] for name in plain} == pytest.approx(plain)
+
+
+def test_the_target_is_reported_even_where_the_report_would_leave_it_out():
+    # bound to all training labels; a fifth of them was set aside for validation since, and no class is a head class now
+    _, _, _, counts = grouped(1)
+    metric = parse_metric("min_head_tail_recall").bind(MetricContext("abc", torch.tensor([110, 50, 5])))
+    groups = ClassGroups.from_counts(torch.tensor([88, 40, 4]))
+    assert count_statistics(counts, groups)["min_head_tail_recall"] is None
+    expected = min(counts[0, 0] / counts[0].sum(), counts[2, 2] / counts[2].sum())
+    assert count_statistics(counts, groups, metric)["min_head_tail_recall"] == pytest.approx(float(expected))
 
 
 def test_the_users_own_metric_is_reported_under_its_text():

@@ -31,15 +31,15 @@ class MetricRequest:
             UsageError: for an unknown class, or a metric that is not finite or not differentiable.
             DataError: if the data lack what it needs.
         """
-        metric = self.unbound(context)
+        metric = self.untried(context)
         if self.name not in DEFINITIONS:
             check_finite(metric, self.name, context.num_classes, context.num_groups)
         if isinstance(self.source, Metric):
             check_differentiable(metric, self.name, context.num_classes)
         return metric
 
-    def unbound(self, context: MetricContext | None = None) -> Metric:
-        """Return the metric, not tried out; without data those that need some are refused."""
+    def untried(self, context: MetricContext | None = None) -> Metric:
+        """Return the metric as it is written; without data those that need some are refused."""
         if isinstance(self.source, Metric):
             return self.source
         if self.name in DEFINITIONS:
@@ -82,4 +82,4 @@ def get_metric(name: str) -> Metric:
     >>> round(float(get_metric("min_recall")(confusion)), 3)
     0.4
     """
-    return parse_metric(name).unbound()
+    return parse_metric(name).untried()
