@@ -15,7 +15,7 @@ FLOORS = [
     ["bootstrap", "calibration", "confusion", "descent", "gains", "metrics", "mixup", "pairs", "significance"],
     ["backbones", "checkpoints", "cifar_resnet", "data", "evaluation", "features", "heads", "shipped"],
     ["baselines", "stage1", "stage2"],
-    ["finetuning", "pipeline", "recipe", "result", "run", "training"],
+    ["compare", "finetuning", "pipeline", "recipe", "result", "run", "training", "verdict"],
     ["commands", "__main__"],
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
