@@ -37,11 +37,11 @@ def summarise(scores: Scores, metric: Metric, names: list[str], seeds: list[int]
 
     Returns:
         `methods`: mean and std over seeds (null for one seed) of each method on val and test, and its mean seconds.
-        `best`: the name of the best by its test mean. Where SelMix and another method ran, `best_other`, and `difference`: SelMix's test mean
-        minus that method's, and a 95 % interval: test samples are resampled within each class, the same ones for both
-        methods and all seeds, and the differences of the seeds are averaged. The interval says nothing of the spread
-        over seeds. The best other method is chosen on the test split itself, which favours it. `verdict`: all that in
-        one sentence.
+        `best`: the name of the best by its test mean. Where SelMix and another method ran, `best_other`, and
+        `difference`: SelMix's test mean minus that method's, and a 95 % interval: test samples are resampled within
+        each class, the same ones for both methods and all seeds, and the differences of the seeds are averaged. The
+        interval says nothing of the spread over seeds. The best other method is chosen on the test split itself, which
+        favours it. `verdict`: all that in one sentence.
     """
     methods = {name: _over_seeds(scores, metric, name) for name in names}
     best = max(names, key=lambda name: methods[name]["test"]["mean"])
