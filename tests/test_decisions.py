@@ -10,7 +10,8 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, recall_score
 
-from selmix.baselines.class_bias import FIRST_STRENGTHS, tuned_bias
+from selmix.baselines.choice import score_counts
+from selmix.baselines.class_bias import FIRST_STRENGTHS, _best_coordinate, tuned_bias
 from selmix.baselines.plug_in import PlugInMixture, fitted_temperature, frank_wolfe, posterior, rounded_gradient
 from selmix.heads import LinearHead
 from selmix.metrics import METRICS
@@ -85,12 +86,32 @@ def test_the_bias_is_never_worse_than_its_start_and_cannot_be_bettered_one_class
         assert SCORES[name](labels, (logits + moved).argmax(1)) <= found + 1e-12
 
 
-def test_equal_thresholds_fall_together():
-    # the two samples have the same logits and different labels: no bias can part them
-    logits = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
-    labels = torch.tensor([0, 1, 1])
-    bias = tuned_bias(logits, labels, torch.tensor([1, 2]), METRICS["mean_recall"])
-    assert balanced_accuracy_score(labels, (logits + bias).argmax(1)) == 0.75
+@pytest.mark.parametrize("twins", [[0, 1], [1, 0]])
+def test_equal_thresholds_fall_together(twins):
+    # the first two have the same logits and different labels: no bias can part them, so the best is to give both to
+    # class 1, recalls 3/4 and 1
+    logits = torch.tensor([[1.0, 0]] * 2 + [[5.0, 0]] * 3)
+    labels = torch.tensor([*twins, 0, 0, 0])
+    bias = tuned_bias(logits, labels, torch.tensor([1, 1]), METRICS["mean_recall"])
+    assert balanced_accuracy_score(labels, (logits + bias).argmax(1)) == 0.875
+
+
+@pytest.mark.parametrize("cut", [3, 250, 700, 998])
+def test_coarse_to_fine_finds_the_one_threshold_that_parts_the_classes(cut):
+    # the metric falls on either side of it, so the search cannot be led astray
+    margin = torch.randn(1000, generator=generator()).sort().values
+    labels = (torch.arange(1000) >= cut).long()
+    logits = torch.stack([torch.zeros(1000), margin], dim=1)
+    change, score = _best_coordinate(logits.double(), labels, 1, METRICS["mean_recall"])
+    assert score == (1, 1)
+    assert ((logits + torch.tensor([0, change])).argmax(1) == labels).all()
+
+
+def test_among_equals_the_mean_recall_decides():
+    # min_recall is 1/2 in both, the mean recall 3/4 and 1/2
+    better, worse = (torch.tensor([[1.0, 1], row]).double() for row in ([0, 2], [1, 1]))
+    assert score_counts(better, METRICS["min_recall"]) > score_counts(worse, METRICS["min_recall"])
+    assert score_counts(better, METRICS["min_recall"]) == (0.5, 0.75)
 
 
 # --- the Frank-Wolfe mixture ---
