@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from selmix.errors import UsageError, suggestion
 from selmix.stage1.supervised import SupervisedSettings
@@ -15,17 +15,14 @@ _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _Settings = TypeVar("_Settings")
 
 
-class FinetuneRecipe(BaseModel):
-    """A stage-two run: which metric, on what; either `features`, or `backbone` and `data`."""
+class _Source(BaseModel):
+    """What to work on: either `features`, or `backbone` and `data`."""
 
     model_config = _STRICT
 
-    metric: str
     backbone: str | None = None
     data: str | None = None
     features: str | None = None
-    seed: int = 0
-    stage2: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -33,6 +30,24 @@ class FinetuneRecipe(BaseModel):
         if (features is None) == (images == (None, None)) or (features is None and None in images):
             raise ValueError("give either --features, or --backbone and --data")
         return self
+
+
+class FinetuneRecipe(_Source):
+    """A stage-two run: which metric, on what."""
+
+    metric: str
+    seed: int = 0
+    stage2: dict[str, Any] = {}
+
+
+class CompareRecipe(_Source):
+    """A comparison: which metrics, methods (none named: all) and seeds, on what; `stage2` are settings of SelMix."""
+
+    metrics: list[str]
+    methods: list[str] = []
+    seeds: list[int] = [0]
+    val_per_class: int | None = Field(default=None, ge=1)
+    stage2: dict[str, Any] = {}
 
 
 class TrainRecipe(BaseModel):
@@ -49,7 +64,7 @@ class TrainRecipe(BaseModel):
     stage1: dict[str, Any] = {}
 
 
-_Recipe = TypeVar("_Recipe", FinetuneRecipe, TrainRecipe)
+_Recipe = TypeVar("_Recipe", FinetuneRecipe, CompareRecipe, TrainRecipe)
 
 
 def load_recipe(path: Path, kind: type[_Recipe], overrides: dict[str, Any]) -> _Recipe:
@@ -103,6 +118,34 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             values[key] = text
     return values
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Turn `0..4` or `0,1,2` into a list of seeds.
+
+    >>> parse_seeds("0..2"), parse_seeds("7,3")
+    ([0, 1, 2], [7, 3])
+
+    Raises:
+        UsageError: for anything else, an empty range or a seed named twice.
+    """
+    first, dots, last = text.partition("..")
+    try:
+        seeds = list(range(int(first), int(last) + 1)) if dots else [int(word) for word in text.split(",")]
+    except ValueError:
+        seeds = []
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UsageError(f"--seeds is a range such as 0..4 or a list such as 0,1,2, each seed once, got {text!r}")
+    return seeds
+
+
+def parse_names(text: str | None) -> list[str]:
+    """Turn `a,b` into its parts; nothing into an empty list.
+
+    >>> parse_names("min_recall, accuracy"), parse_names(None)
+    (['min_recall', 'accuracy'], [])
+    """
+    return [word.strip() for word in text.split(",")] if text else []
 
 
 def supervised_settings(values: dict[str, Any]) -> SupervisedSettings:

@@ -16,15 +16,20 @@ _RESULT = "result.json"
 
 
 @contextmanager
-def run_folder(out: Path, *, overwrite: bool) -> Iterator[None]:
+def run_folder(out: Path, *, overwrite: bool, result: str = _RESULT) -> Iterator[None]:
     """Make the run folder before anything expensive starts; take it away again if nothing came of it.
+
+    Args:
+        out: the folder.
+        overwrite: whether a finished run in it may be replaced.
+        result: name of the file that a finished run has.
 
     Raises:
         UsageError: if `out` is a file or cannot be made, holds a run and `overwrite` is off, or holds other files.
     """
     if out.is_dir() and any(out.iterdir()):
-        if not (out / _RESULT).is_file():
-            raise UsageError(f"--out {out} holds files that are no run of selmix; name a new folder")
+        if not (out / result).is_file():
+            raise UsageError(f"--out {out} holds files that are no such run of selmix; name a new folder")
         if not overwrite:
             raise UsageError(f"--out {out} holds a finished run; name a new folder or add --overwrite")
     try:

@@ -44,7 +44,7 @@ def workplace(tmp_path_factory):
 
 
 def test_the_readme_has_commands():
-    assert {line.split()[1] for line in COMMANDS} == {"finetune", "metrics", "demo"}
+    assert {line.split()[1] for line in COMMANDS} == {"finetune", "metrics", "demo", "compare"}
     assert len(COMMANDS) >= 5
 
 

@@ -1,1 +1,1 @@
-"""The simple alternatives that SelMix must beat."""
+"""The ladder: the alternatives that SelMix must beat."""

@@ -33,3 +33,4 @@ Settings = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. steps=2000 (docs/settings.md has them all)."),
 ]
+Seeds = Annotated[str, typer.Option("--seeds", help="Seeds, one run each: 0..4, or 0,1,2.")]

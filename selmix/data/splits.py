@@ -1,4 +1,4 @@
-"""Setting validation samples aside."""
+"""Setting validation samples aside, and thinning them."""
 
 import numpy as np
 
@@ -34,3 +34,19 @@ def stratified_holdout(
         held_out.append(generator.choice(positions, count, replace=False))
     chosen = np.sort(np.concatenate(held_out))
     return np.setdiff1d(np.arange(len(labels)), chosen), chosen
+
+
+def draw_per_class(labels: np.ndarray, count: int, *, generator: np.random.Generator) -> np.ndarray:
+    """Draw `count` samples of every class without replacement, all of a class that has no more.
+
+    Args:
+        labels: int64 [n].
+        count: samples a class.
+        generator: source of the choice.
+
+    Returns:
+        Positions in ascending order.
+    """
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    drawn = [generator.choice(positions, min(count, len(positions)), replace=False) for positions in members]
+    return np.sort(np.concatenate(drawn))

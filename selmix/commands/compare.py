@@ -1,0 +1,84 @@
+"""`selmix compare`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from selmix.commands.console import guarded, out, progress
+from selmix.commands.options import Debug, Device, DeviceName, Json, Out, Overwrite, Quiet, Seeds, Settings
+from selmix.commands.tables import percent
+from selmix.compare import ABOUT
+from selmix.compare import compare as compare_recipe
+from selmix.pipeline import choose_device
+from selmix.recipe import CompareRecipe, build_recipe, parse_assignments, parse_names, parse_seeds
+
+
+def compare(
+    metric: Annotated[str, typer.Option(help="One or several names listed by `selmix metrics`: min_recall,macro_f1")],
+    folder: Out,
+    backbone: Annotated[str | None, typer.Option(help="As for finetune.")] = None,
+    data: Annotated[str | None, typer.Option(help="As for finetune; with a test split.")] = None,
+    features: Annotated[Path | None, typer.Option(help="Instead of --backbone and --data: an .npz.")] = None,
+    methods: Annotated[str | None, typer.Option(help=f"Some of {', '.join(ABOUT)}; all by default.")] = None,
+    settings: Settings = None,
+    seeds: Seeds = "0..4",
+    val_per_class: Annotated[
+        int | None, typer.Option(help="Use so many validation samples a class; every seed draws its own.")
+    ] = None,
+    device: DeviceName = Device.auto,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Is SelMix worth it here? Run it and its rivals on the same features and labels, over metrics and seeds.
+
+    A seed changes what is random in the methods and, without a val split, which part of train is set aside for it.
+
+    Figures on val are out-of-fold. The best rival is chosen on test, which favours it. docs/ladder.md explains methods.
+    """
+    with guarded(quiet=quiet, debug=debug):
+        content = {
+            "metrics": parse_names(metric),
+            "methods": parse_names(methods),
+            "seeds": parse_seeds(seeds),
+            "backbone": backbone,
+            "data": data,
+            "features": None if features is None else str(features),
+            "val_per_class": val_per_class,
+            "stage2": parse_assignments(settings or []),
+        }
+        document = compare_recipe(
+            build_recipe(CompareRecipe, content),
+            folder,
+            device=choose_device(device),
+            overwrite=overwrite,
+            track=progress(quiet=quiet),
+        )
+        if as_json:
+            print(json.dumps(document, indent=1, allow_nan=False))
+        elif not quiet:
+            _show(document, folder)
+
+
+def _show(document: dict[str, Any], folder: Path) -> None:
+    seeds = len(document["request"]["seeds"])
+    for name, summary in document["summary"].items():
+        table = Table("method", title=f"{name}, %, mean ± std over {seeds} seed(s)", title_justify="left")
+        for column in ("val", "test", "seconds"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for method, figures in sorted(summary["methods"].items(), key=lambda item: -item[1]["test"]["mean"]):
+            cells = (f"{percent(figures[part]['mean'])} ± {percent(figures[part]['std'])}" for part in ("val", "test"))
+            shown = f"[bold]{method}[/bold]" if method == "selmix" else method
+            table.add_row(shown, *cells, f"{figures['seconds']['mean']:.1f}")
+        out.print(table)
+    for summary in document["summary"].values():
+        out.print(summary["verdict"], soft_wrap=True, highlight=False)
+    for method, reason in document["left_out"].items():
+        out.print(f"left out: {method}: {reason}", highlight=False)
+    if any("difference" in summary for summary in document["summary"].values()):
+        out.print("the rival was chosen by its test mean, which favours it; intervals cover test samples, not seeds")
+    out.print(f"written: {folder / 'compare.json'}", soft_wrap=True, highlight=False)
