@@ -29,7 +29,7 @@ def run_folder(out: Path, *, overwrite: bool, result: str = _RESULT) -> Iterator
     """
     if out.is_dir() and any(out.iterdir()):
         if not (out / result).is_file():
-            raise UsageError(f"--out {out} holds files that are no such run of selmix; name a new folder")
+            raise UsageError(f"--out {out} holds files that are no run of selmix; name a new folder")
         if not overwrite:
             raise UsageError(f"--out {out} holds a finished run; name a new folder or add --overwrite")
     try:

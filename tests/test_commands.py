@@ -82,7 +82,8 @@ def test_finetune_on_features_writes_a_complete_run(npz, tmp_path):
 def test_the_written_head_gives_the_reported_recalls(npz, tmp_path):
     finetune(npz, tmp_path / "run")
     document = json.loads((tmp_path / "run" / "result.json").read_text())
-    arrays = np.load(npz)
+    with np.load(npz) as archive:
+        arrays = dict(archive)
     with safe_open(tmp_path / "run" / "head.safetensors", "np") as head:
         logits = arrays["test_features"] @ head.get_tensor("weight").T + head.get_tensor("bias")
     correct = logits.argmax(1) == arrays["test_labels"]
