@@ -58,8 +58,9 @@ def gain_products(means: torch.Tensor, weight: torch.Tensor, gradient: torch.Ten
 
 def over_classes(largest: int) -> list[dict[str, float]]:
     """Measure gains, pair law and a round's draw over k."""
-    rows = []
+    rows, threads = [], torch.get_num_threads()
     for num_classes in [count for count in CLASSES if count <= largest]:
+        torch.set_num_threads(1 if num_classes <= 100 else threads)
         generator = torch.Generator().manual_seed(num_classes)
         means, weight = torch.randn(2, num_classes, WIDTH, dtype=torch.float64, generator=generator)
         means /= WIDTH**0.5
