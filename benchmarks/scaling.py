@@ -174,7 +174,7 @@ def plot(measured: dict, path: Path) -> None:
     mpl.rcParams["svg.hashsalt"] = "selmix"
     from matplotlib import pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 5.5), layout="constrained")
     for name, label in (
         ("gain_s", "gain_matrix"), ("gain_products_s", "its matrix products"), ("naive_s", "naive k^4 form"),
         ("law_s", "pair_distribution"), ("draw_s", "draw_pairs, 3,200 pairs"),
@@ -193,7 +193,7 @@ def plot(measured: dict, path: Path) -> None:
         right.loglog([row["n"] for row in rows], [row[name] for row in rows], "o-", markersize=3, label=label)
     right.set(xlabel="samples n (d = 512, on a memory map)", ylabel="seconds")
     for axes in (left, right):
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0))
         axes.grid(alpha=0.3)
     figure.savefig(path, metadata={"Date": None})
 
