@@ -23,9 +23,8 @@ def naive_likelihood(train: list[tuple[int, int]], val: list[tuple[int, int]], t
     """Return the log-likelihood of the validation counts, by scipy's beta-binomial law."""
     total = 0.0
     for (train_right, count), (right, val_count) in zip(train, val, strict=True):
-        if count:
-            strength, recall = 1 / (1 / tau + 1 / count), (train_right + 1) / (count + 2)
-            total += stats.betabinom(val_count, strength * recall, strength * (1 - recall)).logpmf(right)
+        value = 1 / (1 + count / tau)
+        total += stats.betabinom(val_count, 1 + value * train_right, 1 + value * (count - train_right)).logpmf(right)
     return total
 
 
@@ -47,11 +46,19 @@ def test_the_likeliest_shift_is_that_of_scipys_beta_binomial(seed, shift):
     assert worth(train, val) == pytest.approx([1 / (1 + count / tau) for _, count in train], rel=1e-9)
 
 
-def test_all_validation_samples_wrong_where_training_is_even_is_the_smallest_shift():
-    # one class, training recall 1/2 of 8: y = 0 of 20 is the likelier the wider the beta law, so the smallest tau, 1
-    assert worth([(4, 8)], [(0, 20)]) == pytest.approx([1 / 9])
-    # and as many right as in training is the likelier the narrower it is: the largest, 10^5
-    assert worth([(4, 8)], [(10, 20)]) == pytest.approx([1 / (1 + 8e-5)])
+def test_one_validation_sample_by_hand():
+    # the law of a single sample: right with probability (1 + w c) / (2 + w n), which for c = n rises with w and for
+    # c = 0 falls with it. So of 8 training samples the largest tau, 10^5, and the smallest, 1, are the likeliest
+    assert worth([(8, 8)], [(1, 1)]) == pytest.approx([1 / (1 + 8e-5)])
+    assert worth([(0, 8)], [(0, 1)]) == pytest.approx([1 / (1 + 8e-5)])
+    assert worth([(0, 8)], [(1, 1)]) == pytest.approx([1 / 9])
+    assert worth([(8, 8)], [(0, 1)]) == pytest.approx([1 / 9])
+
+
+@pytest.mark.parametrize("recall", [0.0, 1.0])
+def test_recalls_of_0_or_1_on_both_sides_are_no_sign_of_a_shift(recall):
+    counts = [(int(200 * recall), 200), (int(10 * recall), 10)]
+    assert min(worth(counts, [(int(20 * recall), 20)] * 2)) > 0.99
 
 
 def test_equal_recalls_make_all_samples_count_the_same_and_contradicting_ones_almost_nothing():
@@ -63,7 +70,7 @@ def test_equal_recalls_make_all_samples_count_the_same_and_contradicting_ones_al
 
 
 def test_the_worth_falls_with_the_gap_between_the_recalls():
-    # 40 of 40 in training against ever fewer of 20 in validation, in 5 classes
+    # 200 of 200 in training against ever fewer of 20 in validation, in 5 classes
     falling = [worth([(200, 200)] * 5, [(right, 20)] * 5)[0] for right in (20, 18, 16, 12, 8)]
     assert falling == sorted(falling, reverse=True)
     assert falling[0] > 0.95
