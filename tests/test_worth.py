@@ -111,7 +111,9 @@ def errors_of_estimates(inflation: float, seed: int) -> tuple[float, float, floa
     train_count, val_count = np.geomspace(500, 20, 10).astype(int), np.full(10, 20)
     train_right = rng.binomial(train_count, recall + inflation * (1 - recall))
     val_right = rng.binomial(val_count, recall)
-    omega = training_worth(*(torch.from_numpy(part).double() for part in (train_right, train_count, val_right, val_count)))
+    omega = training_worth(
+        *(torch.from_numpy(part).double() for part in (train_right, train_count, val_right, val_count))
+    )
     omega = omega.numpy()
     weighed = (val_right + omega * train_right) / (val_count + omega * train_count)
     errors = [float(((estimate - recall) ** 2).mean()) for estimate in (weighed, val_right / val_count)]
