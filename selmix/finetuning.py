@@ -52,6 +52,7 @@ def finetune(
         metric = wanted.bind(MetricContext(data.class_names, counts))
         tuning = tune(data, metric, settings, seed=recipe.seed)
         document = describe(tuning, metric, command=command, seed=recipe.seed)
-        request = recipe.model_dump(exclude_none=True) | {"metric": metric.name, "stage2": vars(settings)}
+        stage2 = vars(settings) | {"batch_size": settings.batch_size_for(len(data.class_names))}
+        request = recipe.model_dump(exclude_none=True) | {"metric": metric.name, "stage2": stage2}
         write_run(out, document, tuning, request)
     return document

@@ -23,6 +23,7 @@ FLOORS = [
         "mixup",
         "pairs",
         "significance",
+        "worth",
     ],
     ["backbones", "checkpoints", "cifar_resnet", "data", "evaluation", "features", "heads", "shipped"],
     ["baselines", "stage1", "stage2"],

@@ -53,7 +53,8 @@ class Evidence:
         positions = torch.cat(chosen)
         rows, is_val = plan.rows[positions], positions >= plan.num_train
         num_rows = plan.num_classes * plan.groups
-        val_count = torch.bincount(rows[is_val], minlength=num_rows)
+        # of all of validation: what is judged of it is cut off at so many a row
+        val_count = torch.bincount(plan.rows[plan.num_train :], minlength=num_rows)
         share = torch.where(torch.bincount(rows, minlength=num_rows) > 0, val_count.clamp_min(1), 0).double()
         evidence = cls(
             features=[space.encode(gather(plan.features, own)) for own in chosen],

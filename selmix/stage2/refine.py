@@ -111,6 +111,9 @@ def refine(
         largest = float(gains.max())
         if largest <= 0:
             logger.info("no pair raises the metric any more: stopped after %d steps", step)
+            # these are the last heads now
+            if (rank := ascent.rank(predictions)) > best_rank:
+                best, best_step = averaged, step
             break
         law = pair_distribution(
             gains,
