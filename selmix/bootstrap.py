@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from selmix.confusion import confusion_counts
+from selmix.confusion import confusion_counts, row_normalised
 
 
 def resampled_counts(
@@ -38,6 +38,33 @@ def resampled_counts(
         uniform = torch.rand(len(labels), generator=generator, dtype=torch.float64)
         drawn = order[start + (uniform * size).long()]
         yield [confusion_counts(ordered_labels, predicted[drawn], num_classes) for predicted in predictions]
+
+
+def resampled_rows(
+    confusion: torch.Tensor, support: torch.Tensor, *, replicates: int, generator: np.random.Generator
+) -> Iterator[torch.Tensor]:
+    """Yield joint confusion matrices as chance would vary them: each row redrawn from its own distribution.
+
+    This is the bootstrap for a matrix of weighted samples, of which only the worth of each row is known.
+
+    Args:
+        confusion: joint, [r, k].
+        support: how many samples each row is worth, [r]; rounded, a row with samples has at least one.
+        replicates: matrices to draw.
+        generator: source of randomness.
+
+    Yields:
+        float64 [r, k] with the row sums of `confusion`.
+    """
+    shares = row_normalised(confusion.double()).numpy()
+    prior = confusion.double().sum(1).numpy()
+    drawable = prior > 0
+    counts = np.maximum(support.round().numpy().astype(np.int64), 1)
+    for _ in range(replicates):
+        redrawn = np.zeros_like(shares)
+        drawn = generator.multinomial(counts[drawable], shares[drawable])
+        redrawn[drawable] = drawn / counts[drawable, None] * prior[drawable, None]
+        yield torch.from_numpy(redrawn)
 
 
 def percentile_interval(values: np.ndarray, *, level: float = 0.95) -> list[float]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from selmix.constraints import bind_constraints, parse_constraint
 from selmix.features.extract import Track
 from selmix.features.file import load_features
 from selmix.metrics import MetricContext, parse_metric
@@ -28,7 +29,7 @@ def finetune(
     What can be wrong with the request is checked before the first image is read.
 
     Args:
-        recipe: metric, sources, seed and settings.
+        recipe: metric, constraints, sources, seed and settings.
         out: run folder, made if missing.
         command: the verb, for the record.
         device: where the backbone runs; the head is tuned on the CPU, so its numbers are the same on every device.
@@ -40,6 +41,7 @@ def finetune(
         DataError: for faulty data, features or weights.
     """
     wanted = parse_metric(recipe.metric)
+    limits = [parse_constraint(text) for text in recipe.subject_to]
     settings = refine_settings(recipe.stage2)
     with run_folder(out, overwrite=overwrite):
         if recipe.features is not None:
@@ -49,9 +51,11 @@ def finetune(
             assert recipe.data is not None
             data = features_of_images(recipe.backbone, recipe.data, device=device, track=track)
         counts = torch.bincount(data.splits["train"].labels, minlength=len(data.class_names))
-        metric = wanted.bind(MetricContext(data.class_names, counts))
-        tuning = tune(data, metric, settings, seed=recipe.seed)
-        document = describe(tuning, metric, command=command, seed=recipe.seed)
-        request = recipe.model_dump(exclude_none=True) | {"metric": metric.name, "stage2": vars(settings)}
+        context = MetricContext(data.class_names, counts)
+        metric, constraints = wanted.bind(context), bind_constraints(limits, context)
+        tuning = tune(data, metric, settings, seed=recipe.seed, constraints=constraints)
+        document = describe(tuning, metric, constraints, command=command, seed=recipe.seed)
+        used = {key: value for key, value in vars(settings).items() if value is not None}  # TOML has no null
+        request = recipe.model_dump(exclude_none=True) | {"metric": metric.name, "stage2": used}
         write_run(out, document, tuning, request)
     return document

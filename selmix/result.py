@@ -1,6 +1,7 @@
 """The result of a run as one JSON document; its keys are a contract with other people's scripts."""
 
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,18 +10,22 @@ import torch
 import torchvision
 
 import selmix
-from selmix.bootstrap import bootstrap_statistics, percentile_interval
+from selmix.bootstrap import bootstrap_statistics, percentile_interval, resampled_counts, resampled_rows
+from selmix.confusion import confusion_counts
+from selmix.constraints import Constraint, feasibility
 from selmix.evaluation import UNDEFINED, defined_statistics
 from selmix.metrics import Metric
 from selmix.pipeline import Tuning
-from selmix.seeding import torch_generator
+from selmix.seeding import numpy_generator, torch_generator
 
 SCHEMA = 1
 HEADS = ("before", "balanced", "after")
 REPLICATES = 1000
 
 
-def describe(tuning: Tuning, metric: Metric, *, command: str, seed: int) -> dict[str, Any]:
+def describe(
+    tuning: Tuning, metric: Metric, constraints: Sequence[Constraint], *, command: str, seed: int
+) -> dict[str, Any]:
     """Return `result.json`: rates in [0, 1], None where undefined (the reason stands under `undefined`).
 
     The intervals are 95 % bootstrap intervals over test samples, resampled within each class; they say nothing of the
@@ -32,7 +37,7 @@ def describe(tuning: Tuning, metric: Metric, *, command: str, seed: int) -> dict
         "schema": SCHEMA,
         "command": command,
         "metric": metric.name,
-        "subject_to": [],
+        "subject_to": [constraint.text for constraint in constraints],
         "num_classes": len(data.class_names),
         "class_names": data.class_names,
         "support": support | {"unlabeled": data.unlabeled_count},
@@ -44,7 +49,7 @@ def describe(tuning: Tuning, metric: Metric, *, command: str, seed: int) -> dict
     return document | {
         "undefined": {name: UNDEFINED[name] for name, value in metrics.items() if value is None},
         "interval": _intervals(tuning, metric, seed) if "test" in evaluations else {},
-        "constraints": [],
+        "constraints": _constraints(tuning, constraints, seed) if constraints else [],
         "optimistic": "test" not in evaluations,
         "seed": seed,
         "start": tuning.start,
@@ -62,6 +67,41 @@ def describe(tuning: Tuning, metric: Metric, *, command: str, seed: int) -> dict
         },
         "digests": data.digests,
     }
+
+
+def _constraints(tuning: Tuning, constraints: Sequence[Constraint], seed: int) -> list[dict[str, Any]]:
+    """Return what became of every constraint: on the evidence that steered (`val`, which decides `met`) and on test.
+
+    The evidence is all that is judged out of fold, train samples weighed by what they tell of validation.
+    """
+    refined = tuning.refined
+    rows = resampled_rows(
+        refined.confusion, refined.support, replicates=REPLICATES, generator=numpy_generator(seed, "constraints")
+    )
+    kept = {"val": feasibility(constraints, refined.confusion, rows)}
+    if "test" in tuning.evaluations:
+        labels, predictions = tuning.data.splits["test"].labels, tuning.evaluations["test"]["after"].predictions
+        num_classes = len(tuning.data.class_names)
+        counts = confusion_counts(labels, predictions, num_classes)
+        generator = torch_generator(seed, "bootstrap")
+        drawn = resampled_counts(labels, [predictions], num_classes, replicates=REPLICATES, generator=generator)
+        kept["test"] = feasibility(constraints, counts, (own for (own,) in drawn))
+    reports = []
+    for position, constraint in enumerate(constraints):
+        parts = {split: own[position] for split, own in kept.items()}
+        reports.append(
+            {
+                "expression": constraint.text,
+                "bound": constraint.bound,
+                "val": parts["val"].value,
+                "test": parts["test"].value if "test" in parts else None,
+                "met": parts["val"].met,
+                "met_on_test": parts["test"].met if "test" in parts else None,
+                "worst": {split: own.worst_item for split, own in parts.items()},
+                "interval": {split: own.interval for split, own in parts.items()},
+            }
+        )
+    return reports
 
 
 def _intervals(tuning: Tuning, metric: Metric, seed: int) -> dict[str, Any]:

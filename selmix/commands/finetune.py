@@ -6,7 +6,19 @@ from typing import Annotated
 import typer
 
 from selmix.commands.console import guarded, progress
-from selmix.commands.options import Debug, Device, DeviceName, Json, MetricName, Out, Overwrite, Quiet, Seed, Settings
+from selmix.commands.options import (
+    Debug,
+    Device,
+    DeviceName,
+    Json,
+    MetricName,
+    Out,
+    Overwrite,
+    Quiet,
+    Seed,
+    Settings,
+    SubjectTo,
+)
 from selmix.commands.show import show_result
 from selmix.finetuning import finetune as finetune_recipe
 from selmix.pipeline import choose_device
@@ -28,6 +40,7 @@ def finetune(
         Path | None,
         typer.Option(help="Instead of --backbone and --data: an .npz with train_features, train_labels, ..."),
     ] = None,
+    subject_to: SubjectTo = None,
     settings: Settings = None,
     seed: Seed = 0,
     device: DeviceName = Device.auto,
@@ -44,11 +57,12 @@ def finetune(
 
     The run folder gets result.json, the tuned head, the ids of every split and the request.
 
-    Exit codes: 0 ok, 2 usage, 3 data or checkpoint problem.
+    Exit codes: 0 ok, 2 usage, 3 data or checkpoint problem, 4 a constraint was not met (the run is complete).
     """
     with guarded(quiet=quiet, debug=debug):
         content = {
             "metric": metric,
+            "subject_to": subject_to or [],
             "backbone": backbone,
             "data": data,
             "features": None if features is None else str(features),

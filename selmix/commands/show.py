@@ -8,13 +8,14 @@ from rich.markup import escape
 
 from selmix.commands.console import out
 from selmix.commands.tables import class_table, interval, metric_table, percent
+from selmix.errors import ConstraintError
 
 _COST = 0.005  # a class that fell by less than half a point is not called a cost
 _SHOWN = 8  # classes named
 
 
 def show_result(document: dict[str, Any], folder: Path, *, as_json: bool, quiet: bool) -> None:
-    """Print a result as JSON, as tables, or not at all."""
+    """Print a result as JSON, as tables, or not at all; then raise ConstraintError if a constraint is not met."""
     if as_json:
         print(json.dumps(document, indent=1, allow_nan=False))
     elif not quiet:
@@ -24,6 +25,19 @@ def show_result(document: dict[str, Any], folder: Path, *, as_json: bool, quiet:
             out.print(metric_table(document, part))
         for line in [*_summary(document, split), f"written: {folder / 'result.json'} and the tuned head beside it"]:
             out.print(line, soft_wrap=True, highlight=False)
+
+    check_constraints(document, folder)
+
+
+def check_constraints(document: dict[str, Any], folder: Path) -> None:
+    """Raise ConstraintError, naming what is not met on validation and by how much."""
+    failed = [
+        f"{own['expression']}: {own['worst']['val']} is {own['val']:.4g}, {abs(own['val'] - own['bound']):.3g} off"
+        for own in document["constraints"]
+        if not own["met"]
+    ]
+    if failed:
+        raise ConstraintError(f"not met on validation: {'; '.join(failed)} (the head that came closest is in {folder})")
 
 
 def _summary(document: dict[str, Any], split: str) -> list[str]:
@@ -41,9 +55,22 @@ def _summary(document: dict[str, Any], split: str) -> list[str]:
             f"  {100 * (after - value):+.1f} points from {percent(value)}, the {what}{_certainty(document, key)}"
         )
     lines.append(_costs(document, split))
+    lines += map(constraint_line, document["constraints"])
     if document["optimistic"]:
         lines.append("[bold red]optimistic:[/bold red] there is no test split; these figures steered the tuning")
     return lines
+
+
+def constraint_line(report: dict[str, Any]) -> str:
+    """Return what became of a constraint, at its worst item, on every split that there is."""
+    parts = []
+    for split, met in (("val", report["met"]), ("test", report["met_on_test"])):
+        if met is not None:
+            low, high = report["interval"][split]
+            verdict = "met" if met else "[bold red]not met[/bold red]"
+            item = escape(f"{report['worst'][split]} is {report[split]:.3f}")
+            parts.append(f"{verdict} on {split} ({item}, 95 % interval {low:.3f} .. {high:.3f})")
+    return f"subject to {escape(report['expression'])}: {', '.join(parts)}"
 
 
 def _certainty(document: dict[str, Any], key: str) -> str:

@@ -40,6 +40,8 @@ class Refined:
         heads: the heads at the best step; the last is the result.
         best_step: 0 is the start.
         steps: steps taken.
+        confusion: joint confusion matrix [r, k] of the heads on the evidence that steered, out of fold.
+        support: float64 [r], how many validation samples that evidence is worth.
         history: one record per refresh: step, metric (of the averaged heads, on the evidence), largest_gain, and with
             constraints the violation and the largest multiplier.
     """
@@ -47,6 +49,8 @@ class Refined:
     heads: list[LinearHead]
     best_step: int
     steps: int
+    confusion: torch.Tensor
+    support: torch.Tensor
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -123,7 +127,14 @@ def refine(
         history.append({"step": step, "largest_gain": largest} | ascent.record(predictions))
         if step >= settings.steps * (1 - _ELECTION) and (rank := ascent.rank(predictions)) > best_rank:
             best, best_step, best_rank = averaged.clone(), step, rank
-    return Refined([space.decode_head(weight) for weight in best], best_step, step, history)
+    return Refined(
+        heads=[space.decode_head(weight) for weight in best],
+        best_step=best_step,
+        steps=step,
+        confusion=evidence.confusion(evidence.judge(best)),
+        support=evidence.support,
+        history=history,
+    )
 
 
 class _Ascent:
