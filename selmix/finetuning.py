@@ -51,7 +51,7 @@ def finetune(
             assert recipe.data is not None
             data = features_of_images(recipe.backbone, recipe.data, device=device, track=track)
         counts = torch.bincount(data.splits["train"].labels, minlength=len(data.class_names))
-        context = MetricContext(data.class_names, counts)
+        context = MetricContext(data.class_names, counts, data.num_groups)
         metric, constraints = wanted.bind(context), bind_constraints(limits, context)
         tuning = tune(data, metric, settings, seed=recipe.seed, constraints=constraints)
         document = describe(tuning, metric, constraints, command=command, seed=recipe.seed)

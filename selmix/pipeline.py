@@ -164,17 +164,23 @@ def _tune(
     seconds = data.seconds | {"tune": time.perf_counter() - started}
 
     candidates = {"before": [before] * len(plan.members), "balanced": starts["balanced"], "after": refined.heads}
-    groups = ClassGroups.from_counts(train_members.counts)
+    groups, num_groups = ClassGroups.from_counts(train_members.counts), data.num_groups
+    val_rows = val.rows(num_groups)
     evaluations = {
         "val": {
-            name: evaluate(plan.val_logits(heads, val), val.labels, groups, metric)
+            name: evaluate(
+                plan.val_logits(heads, val), val.labels, groups, metric, rows=val_rows, num_groups=num_groups
+            )
             for name, heads in candidates.items()
         }
     }
     if "test" in data.splits:
         test = data.splits["test"]
+        test_rows = test.rows(num_groups)
         evaluations["test"] = {
-            name: evaluate(heads[-1].logits(test.features), test.labels, groups, metric)
+            name: evaluate(
+                heads[-1].logits(test.features), test.labels, groups, metric, rows=test_rows, num_groups=num_groups
+            )
             for name, heads in candidates.items()
         }
     return Tuning(data, refined.heads[-1], start, refined, groups, evaluations, seconds)

@@ -28,7 +28,8 @@ def describe(
 ) -> dict[str, Any]:
     """Return `result.json`: rates in [0, 1], None where undefined (the reason stands under `undefined`).
 
-    The intervals are 95 % bootstrap intervals over test samples, resampled within each class; they say nothing of the
+    The intervals are 95 % bootstrap intervals over test samples, resampled within each class (and group
+    of samples, where there are some); they say nothing of the
     spread over seeds, backbones or validation splits. Without a test split they are missing and `optimistic` is true.
     """
     data, evaluations = tuning.data, tuning.evaluations
@@ -45,6 +46,7 @@ def describe(
     for name in HEADS:
         document[name] = {split: heads[name].metrics for split, heads in evaluations.items()}
     document["recall"] = {name: {split: heads[name].recall for split, heads in evaluations.items()} for name in HEADS}
+    document["groups"] = _groups(tuning) if data.group_names else None
     metrics = document["after"]["val"]
     return document | {
         "undefined": {name: UNDEFINED[name] for name, value in metrics.items() if value is None},
@@ -69,22 +71,40 @@ def describe(
     }
 
 
+def _groups(tuning: Tuning) -> dict[str, Any]:
+    """Return names, samples of each class in each group, and the recall there, null where there is no sample."""
+    data = tuning.data
+    shape = len(data.class_names), data.num_groups
+    support = {
+        name: torch.bincount(split.rows(data.num_groups), minlength=shape[0] * shape[1]).view(shape).tolist()
+        for name, split in data.splits.items()
+    }
+    recall = {name: {split: heads[name].group_recall for split, heads in tuning.evaluations.items()} for name in HEADS}
+    return {"names": data.group_names, "support": support, "recall": recall}
+
+
 def _constraints(tuning: Tuning, constraints: Sequence[Constraint], seed: int) -> list[dict[str, Any]]:
     """Return what became of every constraint: on the evidence that steered (`val`, which decides `met`) and on test.
 
     The evidence is all that is judged out of fold, train samples weighed by what they tell of validation.
     """
     refined = tuning.refined
-    rows = resampled_rows(
+    redrawn = resampled_rows(
         refined.confusion, refined.support, replicates=REPLICATES, generator=numpy_generator(seed, "constraints")
     )
-    kept = {"val": feasibility(constraints, refined.confusion, rows)}
+    kept = {"val": feasibility(constraints, refined.confusion, redrawn)}
     if "test" in tuning.evaluations:
-        labels, predictions = tuning.data.splits["test"].labels, tuning.evaluations["test"]["after"].predictions
-        num_classes = len(tuning.data.class_names)
-        counts = confusion_counts(labels, predictions, num_classes)
-        generator = torch_generator(seed, "bootstrap")
-        drawn = resampled_counts(labels, [predictions], num_classes, replicates=REPLICATES, generator=generator)
+        data, predictions = tuning.data, tuning.evaluations["test"]["after"].predictions
+        rows, num_classes, groups = data.splits["test"].rows(data.num_groups), len(data.class_names), data.num_groups
+        counts = confusion_counts(rows, predictions, num_classes, groups=groups)
+        drawn = resampled_counts(
+            rows,
+            [predictions],
+            num_classes,
+            replicates=REPLICATES,
+            generator=torch_generator(seed, "bootstrap"),
+            groups=groups,
+        )
         kept["test"] = feasibility(constraints, counts, (own for (own,) in drawn))
     reports = []
     for position, constraint in enumerate(constraints):
@@ -108,12 +128,13 @@ def _intervals(tuning: Tuning, metric: Metric, seed: int) -> dict[str, Any]:
     """Return 95 % intervals on test: of the tuned head, and of its change from the other heads on the same samples."""
     evaluations = tuning.evaluations["test"]
     before, balanced, after = bootstrap_statistics(
-        tuning.data.splits["test"].labels,
+        tuning.data.splits["test"].rows(tuning.data.num_groups),
         [evaluations[name].predictions for name in HEADS],
         defined_statistics(tuning.groups, metric),
         len(tuning.data.class_names),
         replicates=REPLICATES,
         generator=torch_generator(seed, "bootstrap"),
+        groups=tuning.data.num_groups,
     )
     values = {
         "after": after,

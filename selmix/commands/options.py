@@ -24,9 +24,7 @@ MetricName = Annotated[
 ]
 SubjectTo = Annotated[
     list[str] | None,
-    typer.Option(
-        "--subject-to", help="What the head must keep, such as 'coverage >= 0.95/k'; repeatable."
-    ),
+    typer.Option("--subject-to", help="What the head must keep, such as 'coverage >= 0.95/k'; repeatable."),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the run.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]

@@ -7,8 +7,8 @@ from typing import Any
 from rich.markup import escape
 
 from selmix.commands.console import out
-from selmix.commands.tables import class_table, interval, metric_table, percent
-from selmix.errors import ConstraintError
+from selmix.commands.limits import check_constraints, constraint_line
+from selmix.commands.tables import class_table, group_table, interval, metric_table, percent
 
 _COST = 0.005  # a class that fell by less than half a point is not called a cost
 _SHOWN = 8  # classes named
@@ -21,23 +21,14 @@ def show_result(document: dict[str, Any], folder: Path, *, as_json: bool, quiet:
     elif not quiet:
         split = "val" if document["optimistic"] else "test"
         out.print(class_table(document, split))
+        if document["groups"]:
+            out.print(group_table(document, split))
         for part in document["after"]:
             out.print(metric_table(document, part))
         for line in [*_summary(document, split), f"written: {folder / 'result.json'} and the tuned head beside it"]:
             out.print(line, soft_wrap=True, highlight=False)
 
     check_constraints(document, folder)
-
-
-def check_constraints(document: dict[str, Any], folder: Path) -> None:
-    """Raise ConstraintError, naming what is not met on validation and by how much."""
-    failed = [
-        f"{own['expression']}: {own['worst']['val']} is {own['val']:.4g}, {abs(own['val'] - own['bound']):.3g} off"
-        for own in document["constraints"]
-        if not own["met"]
-    ]
-    if failed:
-        raise ConstraintError(f"not met on validation: {'; '.join(failed)} (the head that came closest is in {folder})")
 
 
 def _summary(document: dict[str, Any], split: str) -> list[str]:
@@ -59,18 +50,6 @@ def _summary(document: dict[str, Any], split: str) -> list[str]:
     if document["optimistic"]:
         lines.append("[bold red]optimistic:[/bold red] there is no test split; these figures steered the tuning")
     return lines
-
-
-def constraint_line(report: dict[str, Any]) -> str:
-    """Return what became of a constraint, at its worst item, on every split that there is."""
-    parts = []
-    for split, met in (("val", report["met"]), ("test", report["met_on_test"])):
-        if met is not None:
-            low, high = report["interval"][split]
-            verdict = "met" if met else "[bold red]not met[/bold red]"
-            item = escape(f"{report['worst'][split]} is {report[split]:.3f}")
-            parts.append(f"{verdict} on {split} ({item}, 95 % interval {low:.3f} .. {high:.3f})")
-    return f"subject to {escape(report['expression'])}: {', '.join(parts)}"
 
 
 def _certainty(document: dict[str, Any], key: str) -> str:
