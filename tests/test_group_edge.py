@@ -15,7 +15,6 @@ from selmix.bootstrap import resampled_counts
 from selmix.errors import DataError
 from selmix.evaluation import evaluate
 from selmix.features.file import load_features
-from selmix.metrics import METRICS, MetricContext, parse_metric
 from selmix.metrics.groups import ClassGroups
 
 
@@ -191,13 +190,3 @@ def test_every_cell_keeps_its_size_in_the_bootstrap():
     assert all(counts.shape == (6, 3) for counts in drawn)
     assert all(counts.sum(1).tolist() == [2, 0, 1, 3, 0, 1] for counts in drawn)
     assert len({counts[3, 1].item() for counts in drawn}) > 2
-
-
-def test_a_users_function_sees_classes_alone(tmp_path):
-    (tmp_path / "own.py").write_text(
-        "def psi(confusion):\n    return confusion.diagonal().sum() + 0 * confusion[1, 1]\n"
-    )
-    metric = parse_metric(f"{tmp_path / 'own.py'}:psi").bind(MetricContext("ab", torch.ones(2), 3))
-    confusion = torch.rand(6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    confusion /= confusion.sum()
-    assert float(metric(confusion)) == pytest.approx(float(METRICS["accuracy"](confusion)))

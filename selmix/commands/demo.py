@@ -29,7 +29,7 @@ def demo(
     ] = _OUT,
     subject_to: SubjectTo = None,
     settings: Settings = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     device: DeviceName = Device.auto,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -42,7 +42,7 @@ def demo(
     """
     with guarded(quiet=quiet, debug=debug):
         stage2 = {f"stage2.{key}": value for key, value in parse_assignments(settings or []).items()}
-        overrides = {"metric": metric, "subject_to": subject_to or [], "seed": seed, **stage2}
+        overrides = {"metric": metric, "subject_to": subject_to or [], "seed": seed or 0, **stage2}
         recipe = load_recipe(shipped_recipe("demo"), FinetuneRecipe, overrides)
         document = finetune(
             recipe,

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from selmix.confusion import class_confusion
 from selmix.errors import UsageError
 from selmix.metrics.check import check_differentiable, check_finite
 from selmix.metrics.expressions import Bind, compile_expression, names_a_metric
@@ -42,10 +41,7 @@ class MetricRequest:
     def untried(self, context: MetricContext | None = None) -> Metric:
         """Return the metric as it is written; without data those that need some are refused."""
         if isinstance(self.source, Metric):
-            source = self.source
-            if context is None or context.num_groups == 1:
-                return source
-            return Metric(source.name, source.formula, lambda confusion: source(class_confusion(confusion)))
+            return self.source
         if self.name in DEFINITIONS:
             return DEFINITIONS[self.name].bind(context)
         form = self.source(context)
