@@ -10,6 +10,7 @@ import torch
 
 from selmix.checkpoints import write_atomically
 from selmix.constraints import Constraint, bind_constraints, parse_constraint
+from selmix.diagnosis import describe_diagnosis, write_diagnosis
 from selmix.features.extract import Track
 from selmix.features.file import load_features
 from selmix.features.labeled import FeatureData
@@ -133,9 +134,13 @@ def _prepare(recipe: FinetuneRecipe, device: torch.device, track: Track | None) 
 
 
 def _run(job: _Job, recipe: FinetuneRecipe, out: Path, command: str) -> dict[str, Any]:
-    tuning = tune(job.data, job.metric, job.settings, seed=recipe.seed, constraints=job.constraints)
+    tuning = tune(
+        job.data, job.metric, job.settings, seed=recipe.seed, constraints=job.constraints, diagnosed=recipe.diagnose
+    )
     document = describe(tuning, job.metric, job.constraints, command=command, seed=recipe.seed)
     used = {key: value for key, value in vars(job.settings).items() if value is not None}  # TOML has no null
     request = recipe.model_dump(exclude_none=True) | {"metric": job.metric.name, "stage2": used}
+    if recipe.diagnose:
+        write_diagnosis(out, describe_diagnosis(tuning, job.metric))
     write_run(out, document, tuning, request)
     return document

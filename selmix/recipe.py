@@ -37,6 +37,7 @@ class FinetuneRecipe(_Source):
 
     metric: str
     subject_to: list[str] = []
+    diagnose: bool = False
     seed: int = 0
     stage2: dict[str, Any] = {}
 

@@ -13,6 +13,7 @@ import selmix
 from selmix.bootstrap import bootstrap_statistics, percentile_interval, resampled_counts, resampled_rows
 from selmix.confusion import confusion_counts
 from selmix.constraints import Constraint, feasibility
+from selmix.diagnosis import agreements
 from selmix.evaluation import UNDEFINED, defined_statistics
 from selmix.metrics import Metric
 from selmix.pipeline import Tuning
@@ -52,6 +53,7 @@ def describe(
         "undefined": {name: UNDEFINED[name] for name, value in metrics.items() if value is None},
         "interval": _intervals(tuning, metric, seed) if "test" in evaluations else {},
         "constraints": _constraints(tuning, constraints, seed) if constraints else [],
+        "diagnosis": {name: agreements(own) for name, own in tuning.diagnoses.items()} or None,
         "optimistic": "test" not in evaluations,
         "seed": seed,
         "start": tuning.start,

@@ -5,20 +5,9 @@ from typing import Annotated
 
 import typer
 
+from selmix.commands import options
 from selmix.commands.console import guarded, progress
-from selmix.commands.options import (
-    Debug,
-    Device,
-    DeviceName,
-    Json,
-    MetricName,
-    Out,
-    Overwrite,
-    Quiet,
-    Seed,
-    Settings,
-    SubjectTo,
-)
+from selmix.commands.options import Debug, Device, DeviceName, Json, MetricName, Out, Overwrite, Quiet, Settings
 from selmix.commands.several import show_seeds
 from selmix.commands.show import show_result
 from selmix.errors import UsageError
@@ -43,9 +32,12 @@ def finetune(
         Path | None,
         typer.Option(help="Instead of --backbone and --data: an .npz with train_features, train_labels, ..."),
     ] = None,
-    subject_to: SubjectTo = None,
+    subject_to: options.SubjectTo = None,
+    diagnose: Annotated[
+        bool, typer.Option("--diagnose", help="Also measure how well the gains of class pairs predict what steps do.")
+    ] = False,
     settings: Settings = None,
-    seed: Seed = None,
+    seed: options.Seed = None,
     seeds: Annotated[
         str | None, typer.Option(help="Instead of --seed: a run for each, 0..4 or 0,1,2; then also mean and std.")
     ] = None,
@@ -74,6 +66,7 @@ def finetune(
             "backbone": backbone,
             "data": data,
             "features": None if features is None else str(features),
+            "diagnose": diagnose,
             "seed": seed or 0,
             "stage2": parse_assignments(settings or []),
         }

@@ -47,8 +47,24 @@ def _summary(document: dict[str, Any], split: str) -> list[str]:
         )
     lines.append(_costs(document, split))
     lines += map(constraint_line, document["constraints"])
+    lines += _diagnosis(document["diagnosis"] or {})
     if document["optimistic"]:
         lines.append("[bold red]optimistic:[/bold red] there is no test split; these figures steered the tuning")
+    return lines
+
+
+def _diagnosis(diagnosis: dict[str, dict[str, dict[str, float | None]]]) -> list[str]:
+    """Return how well the gains predicted what single steps did."""
+    lines = []
+    for head, kinds in diagnosis.items():
+        for kind, step in (("soft", "small steps, mean probabilities"), ("hard", "large steps, counted predictions")):
+            pearson, spearman, sign = (
+                "-" if value is None else f"{value:.2f}"
+                for value in (kinds[kind][name] for name in ("pearson", "spearman", "sign_agreement"))
+            )
+            lines.append(
+                f"gains at the {head} head, {step}: correlation {pearson}, of ranks {spearman}, same sign {sign}"
+            )
     return lines
 
 
