@@ -64,22 +64,45 @@ class Evaluation:
         metrics: every reported metric, rates in [0, 1]; None where undefined.
         recall: of each class.
         predictions: int64 [n].
+        group_recall: of each class in each group of samples, [k][g]; None for a cell without samples.
     """
 
     metrics: dict[str, float | None]
     recall: list[float]
     predictions: torch.Tensor
+    group_recall: list[list[float | None]]
 
 
 def evaluate(
-    logits: torch.Tensor, labels: torch.Tensor, groups: ClassGroups, metric: Metric | None = None
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    groups: ClassGroups,
+    metric: Metric | None = None,
+    *,
+    rows: torch.Tensor | None = None,
+    num_groups: int = 1,
 ) -> Evaluation:
-    """Evaluate logits [n, k] on labels [n] in which every class has a sample; `metric` is tuned for."""
+    """Evaluate logits [n, k] on labels [n] in which every class has a sample; `metric` is tuned for.
+
+    With groups of samples, `rows` [n] are their confusion rows and `num_groups` is g.
+    """
+    num_classes = logits.shape[1]
     confidence, predictions = logits.double().softmax(1).max(1)
-    counts = confusion_counts(labels, predictions, logits.shape[1])
+    counts = confusion_counts(labels if rows is None else rows, predictions, num_classes, groups=num_groups)
     metrics = count_statistics(counts, groups, metric)
     metrics["ece"] = expected_calibration_error(confidence, predictions == labels)
-    return Evaluation(metrics, (counts.diagonal() / counts.sum(1)).tolist(), predictions)
+    by_class = class_confusion(counts)
+    recall = (by_class.diagonal() / by_class.sum(1)).tolist()
+    return Evaluation(metrics, recall, predictions, _group_recall(counts, num_groups))
+
+
+def _group_recall(counts: torch.Tensor, num_groups: int) -> list[list[float | None]]:
+    cells = counts.view(-1, num_groups, counts.shape[1])
+    right, support = cells.diagonal(dim1=0, dim2=2).T.tolist(), cells.sum(2).tolist()
+    return [
+        [own / count if count else None for own, count in zip(*pair, strict=True)]
+        for pair in zip(right, support, strict=True)
+    ]
 
 
 def defined_statistics(groups: ClassGroups, metric: Metric | None = None) -> Callable[[torch.Tensor], dict[str, float]]:

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -24,6 +24,7 @@ from selmix.metrics import Metric, soft_minimum
 from selmix.pairs import ClassMembers
 from selmix.seeding import numpy_generator, torch_generator
 from selmix.stage2.crossfit import CrossFit
+from selmix.stage2.diagnose import Diagnosis, diagnose
 from selmix.stage2.refine import Refined, refine
 from selmix.stage2.settings import RefineSettings
 from selmix.stage2.starts import best_start, starting_heads
@@ -50,7 +51,8 @@ class Tuning:
             (retrained with class-balanced sampling on the same labels) and `after`. On val, no sample is judged by a
             head that has learnt from it; but val steered the pairs and chose the step, so `after` is still a little
             optimistic there. Test is looked at once, at the end.
-        seconds: what was spent: `extract`, `tune`.
+        seconds: what was spent: `extract`, `tune`, and `diagnose` where that was asked for.
+        diagnoses: of the `start` head and the `tuned` one, where that was asked for.
     """
 
     data: FeatureData
@@ -60,6 +62,7 @@ class Tuning:
     groups: ClassGroups
     evaluations: dict[str, dict[str, Evaluation]]
     seconds: dict[str, float]
+    diagnoses: dict[str, Diagnosis] = field(default_factory=dict)
 
 
 def features_of_images(
@@ -108,8 +111,11 @@ def tune(
     *,
     seed: int,
     constraints: Sequence[Constraint] = (),
+    diagnosed: bool = False,
 ) -> Tuning:
     """Run stage two and evaluate it: the validation split steers, the test split is looked at once, at the end.
+
+    With `diagnosed`, the gains are also compared with what single steps do (`selmix.stage2.diagnose`).
 
     Raises:
         DataError: if there is no validation split and none can be set aside, if there is one class, if all features
@@ -127,7 +133,7 @@ def tune(
     data = _with_validation(data, seed)
     _warn_of_few(data)
     with _threads_that_pay(data, settings):
-        return _tune(data, metric, settings, constraints, seed)
+        return _tune(data, metric, settings, constraints, seed, diagnosed)
 
 
 @contextmanager
@@ -144,7 +150,12 @@ def _threads_that_pay(data: FeatureData, settings: RefineSettings) -> Iterator[N
 
 
 def _tune(
-    data: FeatureData, metric: Metric, settings: RefineSettings, constraints: Sequence[Constraint], seed: int
+    data: FeatureData,
+    metric: Metric,
+    settings: RefineSettings,
+    constraints: Sequence[Constraint],
+    seed: int,
+    diagnosed: bool,
 ) -> Tuning:
     train, val = data.splits["train"], data.splits["val"]
     num_classes = len(data.class_names)
@@ -170,20 +181,34 @@ def _tune(
     seconds = data.seconds | {"tune": time.perf_counter() - started}
 
     candidates = {"before": [before] * len(plan.members), "balanced": starts["balanced"], "after": refined.heads}
-    groups = ClassGroups.from_counts(train_members.counts)
+    groups, num_groups = ClassGroups.from_counts(train_members.counts), data.num_groups
+    val_rows = val.rows(num_groups)
     evaluations = {
         "val": {
-            name: evaluate(plan.val_logits(heads, val), val.labels, groups, metric)
+            name: evaluate(
+                plan.val_logits(heads, val), val.labels, groups, metric, rows=val_rows, num_groups=num_groups
+            )
             for name, heads in candidates.items()
         }
     }
     if "test" in data.splits:
         test = data.splits["test"]
+        test_rows = test.rows(num_groups)
         evaluations["test"] = {
-            name: evaluate(heads[-1].logits(test.features), test.labels, groups, metric)
+            name: evaluate(
+                heads[-1].logits(test.features), test.labels, groups, metric, rows=test_rows, num_groups=num_groups
+            )
             for name, heads in candidates.items()
         }
-    return Tuning(data, refined.heads[-1], start, refined, groups, evaluations, seconds)
+    diagnoses = {}
+    if diagnosed:
+        started = time.perf_counter()
+        for name, heads in (("start", starts[start]), ("tuned", refined.heads)):
+            diagnoses[name] = diagnose(
+                heads, plan, metric, settings, generator=torch_generator(seed, f"diagnose/{name}")
+            )
+        seconds["diagnose"] = time.perf_counter() - started
+    return Tuning(data, refined.heads[-1], start, refined, groups, evaluations, seconds, diagnoses)
 
 
 def _largest_logit(head: LinearHead, split: LabeledFeatures) -> float:

@@ -27,7 +27,19 @@ FLOORS = [
     ],
     ["backbones", "checkpoints", "cifar_resnet", "data", "evaluation", "features", "heads", "shipped"],
     ["baselines", "stage1", "stage2"],
-    ["compare", "finetuning", "pipeline", "recipe", "result", "run", "training", "verdict"],
+    [
+        "compare",
+        "diagnosis",
+        "figures",
+        "finetuning",
+        "pipeline",
+        "recipe",
+        "result",
+        "run",
+        "spread",
+        "training",
+        "verdict",
+    ],
     ["commands", "__main__"],
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -22,7 +22,6 @@ from selmix.gains import gain_matrix
 from selmix.heads import LinearHead
 from selmix.metrics import Metric, MetricFunction, logit_gradient, soft_minimum
 from selmix.pairs import pair_distribution
-from selmix.smoothing import label_aware_smoothing
 from selmix.stage2.batches import PairBatches
 from selmix.stage2.crossfit import CrossFit
 from selmix.stage2.evidence import Evidence
@@ -41,6 +40,8 @@ class Refined:
         heads: the heads at the best step; the last is the result.
         best_step: 0 is the start.
         steps: steps taken.
+        confusion: joint confusion matrix [r, k] of the heads on the evidence that steered, out of fold.
+        support: float64 [r], how many validation samples that evidence is worth.
         history: one record per refresh: step, metric (of the averaged heads, on the evidence), largest_gain, and with
             constraints the violation and the largest multiplier.
     """
@@ -48,6 +49,8 @@ class Refined:
     heads: list[LinearHead]
     best_step: int
     steps: int
+    confusion: torch.Tensor
+    support: torch.Tensor
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -76,8 +79,6 @@ def refine(
     weights = torch.stack([space.encode_head(head) for head in heads])
     evidence = Evidence.gather(plan, space, weights, generator=generator)
     means = evidence.row_means()
-    class_counts = torch.bincount(plan.labels, minlength=plan.num_classes)
-    smoothing = label_aware_smoothing(class_counts, head=settings.smoothing)
     ascent = _Ascent(metric, constraints, evidence, settings)
     batches = PairBatches(
         features=plan.features,
@@ -86,7 +87,7 @@ def refine(
         batch_size=settings.batch_size_for(plan.num_classes),
         mix_low=settings.mix_low,
         generator=generator,
-        smoothing=smoothing.to(weights),
+        smoothing=plan.smoothing(settings.smoothing).to(weights),
         groups=plan.groups,
     )
     drawable = plan.members[-1].counts > 0
@@ -99,14 +100,7 @@ def refine(
         # which pairs raise the metric from here?
         confusion = evidence.confusion(predictions, pseudo_count=settings.pseudo_count)
         gradient = logit_gradient(ascent.objective(), confusion)
-        gains = gain_matrix(
-            means,
-            averaged[-1],
-            None,
-            gradient,
-            mix=(1 + settings.mix_low) / 2,
-            smoothing=smoothing.repeat_interleave(plan.groups),
-        )
+        gains = pair_gains(means, averaged[-1], gradient, plan, settings)
         gains[~drawable] = gains[:, ~drawable] = 0
         largest = float(gains.max())
         if largest <= 0:
@@ -139,7 +133,30 @@ def refine(
             rank = ascent.rank(predictions)
             if rank > best_rank and (rank[:2] > best_rank[:2] or ascent.beats(predictions, start_predictions)):
                 best, best_step, best_rank = averaged.clone(), step, rank
-    return Refined([space.decode_head(weight) for weight in best], best_step, step, history)
+    return Refined(
+        heads=[space.decode_head(weight) for weight in best],
+        best_step=best_step,
+        steps=step,
+        confusion=evidence.confusion(evidence.judge(best)),
+        support=evidence.support,
+        history=history,
+    )
+
+
+def pair_gains(
+    means: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, plan: CrossFit, settings: RefineSettings
+) -> torch.Tensor:
+    """Return the gains [r, r] of steps as the loop takes them: with its mean coefficient and its smoothed targets.
+
+    Args:
+        means: [r, d + 1] encoded mean feature of each row.
+        weight: [k, d + 1] of the head.
+        gradient: [r, k] of the metric in logit space.
+        plan: has rows and training counts.
+        settings: of the loop.
+    """
+    smoothing = plan.smoothing(settings.smoothing).repeat_interleave(plan.groups)
+    return gain_matrix(means, weight, None, gradient, mix=(1 + settings.mix_low) / 2, smoothing=smoothing)
 
 
 class _Ascent:
