@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 
+from selmix.extraction import features_of_images
 from selmix.features.extract import Track
 from selmix.features.file import load_features
 from selmix.metrics import MetricContext, parse_metric
-from selmix.pipeline import features_of_images, tune
+from selmix.pipeline import tune
 from selmix.recipe import FinetuneRecipe, refine_settings
 from selmix.result import describe
 from selmix.run import run_folder, write_run

@@ -1,4 +1,4 @@
-"""Stage two from what the user named to a result: load, extract, tune, evaluate."""
+"""Stage two on ready features: set validation aside where it is missing, tune, evaluate."""
 
 import logging
 import time
@@ -9,15 +9,12 @@ from functools import partial
 
 import torch
 
-from selmix.backbones import Backbone, load_backbone
 from selmix.baselines.retrain import RetrainSettings, retrain_heads
+from selmix.confusion import confusion_counts, joint_confusion
 from selmix.constraints import Constraint
-from selmix.data.images import ImageData
-from selmix.data.sources import open_images
 from selmix.data.splits import stratified_holdout
 from selmix.errors import DataError, UsageError
 from selmix.evaluation import ClassGroups, Evaluation, evaluate
-from selmix.features.extract import Track, extract_features
 from selmix.features.labeled import FeatureData, LabeledFeatures
 from selmix.heads import LinearHead
 from selmix.metrics import Metric, soft_minimum
@@ -60,45 +57,6 @@ class Tuning:
     groups: ClassGroups
     evaluations: dict[str, dict[str, Evaluation]]
     seconds: dict[str, float]
-
-
-def features_of_images(
-    backbone_spec: str, data_spec: str, *, device: torch.device, track: Track | None = None
-) -> FeatureData:
-    """Open images and backbone, and extract the features of train, val and test.
-
-    Raises:
-        UsageError: for an unknown name.
-        DataError: for faulty data or weights.
-    """
-    images = open_images(data_spec)
-    backbone = load_backbone(backbone_spec)
-    started = time.perf_counter()
-    splits: dict[str, LabeledFeatures] = {}
-    for name in ("train", "val", "test"):
-        if name in images.splits:
-            split = images.splits[name]
-            features = extract_features(backbone, split, device=device, track=track)
-            splits[name] = LabeledFeatures(features, torch.from_numpy(split.labels))
-    return FeatureData(
-        class_names=images.class_names,
-        splits=splits,
-        ids={name: images.splits[name].ids for name in splits},
-        head=_matching_head(backbone, images),
-        unlabeled_count=len(images.splits["unlabeled"].ids) if "unlabeled" in images.splits else 0,
-        digests={"data": images.digest, "backbone": backbone.digest},
-        seconds={"extract": time.perf_counter() - started},
-    )
-
-
-def _matching_head(backbone: Backbone, images: ImageData) -> LinearHead | None:
-    """Return the backbone's head in the order of the data's class table, or None if it knows other classes."""
-    if backbone.head is None or backbone.class_names is None:
-        return None
-    if sorted(backbone.class_names) != sorted(images.class_names):
-        return None
-    order = [backbone.class_names.index(name) for name in images.class_names]
-    return LinearHead(backbone.head.weight[order], backbone.head.bias[order])
 
 
 def tune(
@@ -150,9 +108,17 @@ def _tune(
     num_classes = len(data.class_names)
     train_members = ClassMembers.from_labels(train.labels, num_classes)
     started = time.perf_counter()
-    before = data.head or _linear_probe(train, train_members, seed)
+    before = data.head or _linear_probe(train, train_members, settings.start_steps, seed)
     plan = CrossFit.plan(train, val, num_classes, folds=settings.folds, generator=torch_generator(seed, "folds"))
-    starts = starting_heads(before, train_members.counts, plan, val, generator=torch_generator(seed, "balanced"))
+    _check_judged(plan, metric)
+    starts = starting_heads(
+        before,
+        train_members.counts,
+        plan,
+        val,
+        steps=settings.start_steps,
+        generator=torch_generator(seed, "balanced"),
+    )
     start = settings.start
     if start == "best":
         support = torch.bincount(plan.rows[plan.num_train :], minlength=num_classes * plan.groups).double()
@@ -165,17 +131,16 @@ def _tune(
 
     candidates = {"before": [before] * len(plan.members), "balanced": starts["balanced"], "after": refined.heads}
     groups = ClassGroups.from_counts(train_members.counts)
-    evaluations = {
-        "val": {
-            name: evaluate(plan.val_logits(heads, val), val.labels, groups, metric)
-            for name, heads in candidates.items()
-        }
-    }
+
+    def judged(logits: torch.Tensor, split: LabeledFeatures) -> Evaluation:
+        sample_groups = split.groups if plan.groups > 1 else None
+        return evaluate(logits, split.labels, groups, metric, sample_groups=sample_groups, num_groups=plan.groups)
+
+    evaluations = {"val": {name: judged(plan.val_logits(heads, val), val) for name, heads in candidates.items()}}
     if "test" in data.splits:
         test = data.splits["test"]
         evaluations["test"] = {
-            name: evaluate(heads[-1].logits(test.features), test.labels, groups, metric)
-            for name, heads in candidates.items()
+            name: judged(heads[-1].logits(test.features), test) for name, heads in candidates.items()
         }
     return Tuning(data, refined.heads[-1], start, refined, groups, evaluations, seconds)
 
@@ -184,10 +149,18 @@ def _largest_logit(head: LinearHead, split: LabeledFeatures) -> float:
     return float(head.logits(split.features).abs().amax())
 
 
-def _linear_probe(train: LabeledFeatures, members: ClassMembers, seed: int) -> LinearHead:
+def _check_judged(plan: CrossFit, metric: Metric) -> None:
+    """Refuse a metric without a value where the classes that nobody judges are left out."""
+    rows = plan.rows[torch.cat(plan.judged)]
+    counts = confusion_counts(rows, rows // plan.groups, plan.num_classes, groups=plan.groups)
+    if not torch.isfinite(metric(joint_confusion(counts))):
+        raise DataError(f"{metric.name} needs a class that has a single sample, which nothing can be judged by")
+
+
+def _linear_probe(train: LabeledFeatures, members: ClassMembers, steps: int, seed: int) -> LinearHead:
     generator = torch_generator(seed, "probe")
     (head,) = retrain_heads(
-        train.features, [members], sampling_power=1, settings=RetrainSettings(), generator=generator
+        train.features, [members], sampling_power=1, settings=RetrainSettings(steps=steps), generator=generator
     )
     return head
 
@@ -204,15 +177,20 @@ def _warn_of_few(data: FeatureData) -> None:
 
 
 def _with_validation(data: FeatureData, seed: int) -> FeatureData:
-    """Set a stratified part of train aside when there is no validation split."""
+    """Set a part of train aside, stratified by class and group, when there is no validation split."""
     if "val" in data.splits:
         return data
     train = data.splits["train"]
+    rows = train.labels
+    if train.groups is not None:
+        rows = torch.stack([train.labels, train.groups], 1).unique(dim=0, return_inverse=True)[1]
+    # the only sample of a row stays; below, it is learnt by all heads and judged by none
     stay, held_out = stratified_holdout(
-        train.labels.numpy(),
-        data.class_names,
+        rows.numpy(),
+        [str(row) for row in range(int(rows.max()) + 1)],
         fraction=VALIDATION_FRACTION,
         generator=numpy_generator(seed, "validation"),
+        lone_stay=True,
     )
     parts = {"train": stay, "val": held_out}
     logger.info("no validation split: %d of %d training samples set aside for it", len(held_out), len(train.labels))

@@ -10,7 +10,7 @@ import torchvision
 
 import selmix
 from selmix.bootstrap import bootstrap_statistics, percentile_interval
-from selmix.evaluation import UNDEFINED, defined_statistics
+from selmix.evaluation import UNDEFINED, UNDEFINED_OTHERWISE, defined_statistics
 from selmix.metrics import Metric
 from selmix.pipeline import Tuning
 from selmix.seeding import torch_generator
@@ -27,7 +27,10 @@ def describe(tuning: Tuning, metric: Metric, *, command: str, seed: int) -> dict
     spread over seeds, backbones or validation splits. Without a test split they are missing and `optimistic` is true.
     """
     data, evaluations = tuning.data, tuning.evaluations
-    support = {name: torch.bincount(split.labels).tolist() for name, split in data.splits.items()}
+    support = {
+        name: torch.bincount(split.labels, minlength=len(data.class_names)).tolist()
+        for name, split in data.splits.items()
+    }
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "command": command,
@@ -42,7 +45,9 @@ def describe(tuning: Tuning, metric: Metric, *, command: str, seed: int) -> dict
     document["recall"] = {name: {split: heads[name].recall for split, heads in evaluations.items()} for name in HEADS}
     metrics = document["after"]["val"]
     return document | {
-        "undefined": {name: UNDEFINED[name] for name, value in metrics.items() if value is None},
+        "undefined": {
+            name: UNDEFINED.get(name, UNDEFINED_OTHERWISE) for name, value in metrics.items() if value is None
+        },
         "interval": _intervals(tuning, metric, seed) if "test" in evaluations else {},
         "constraints": [],
         "optimistic": "test" not in evaluations,

@@ -26,7 +26,7 @@ FLOORS = [
     ],
     ["backbones", "checkpoints", "cifar_resnet", "data", "evaluation", "features", "heads", "shipped"],
     ["baselines", "stage1", "stage2"],
-    ["compare", "finetuning", "pipeline", "recipe", "result", "run", "training", "verdict"],
+    ["compare", "estimator", "extraction", "finetuning", "pipeline", "recipe", "result", "run", "training", "verdict"],
     ["commands", "__main__"],
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}

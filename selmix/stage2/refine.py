@@ -121,6 +121,7 @@ def refine(
         predictions = evidence.judge(averaged)
         ascent.update(predictions)
         history.append({"step": step, "largest_gain": largest} | ascent.record(predictions))
+        logger.debug("step %d of %d: %s %.4f out of fold", step, settings.steps, metric.name, history[-1]["metric"])
         if step >= settings.steps * (1 - _ELECTION) and (rank := ascent.rank(predictions)) > best_rank:
             best, best_step, best_rank = averaged.clone(), step, rank
     return Refined([space.decode_head(weight) for weight in best], best_step, step, history)

@@ -1,7 +1,5 @@
 """Heads to start the tuning from: the raw head of a long-tailed backbone is rarely the best one."""
 
-from dataclasses import replace
-
 import torch
 from torch.nn import functional as F
 
@@ -17,7 +15,13 @@ DECAYS = (1e-4, 1e-5)  # L2 coefficients to choose from: few samples want the fi
 
 
 def starting_heads(
-    given: LinearHead, train_counts: torch.Tensor, plan: CrossFit, val: LabeledFeatures, *, generator: torch.Generator
+    given: LinearHead,
+    train_counts: torch.Tensor,
+    plan: CrossFit,
+    val: LabeledFeatures,
+    *,
+    steps: int = RetrainSettings.steps,
+    generator: torch.Generator,
 ) -> dict[str, list[LinearHead]]:
     """Return what tuning may start from, one head for each head of the plan.
 
@@ -26,7 +30,8 @@ def starting_heads(
         train_counts: [k] samples per class that trained it.
         plan: who learns from what.
         val: chooses the decay of the retrained heads, by their out-of-fold cross-entropy.
-        generator: source of the retraining.
+        steps: of the retraining.
+        generator: its source of randomness.
 
     Returns:
         `balanced`, fresh heads retrained with class-balanced sampling on what each may learn from; `given` as it came;
@@ -38,7 +43,7 @@ def starting_heads(
             plan.features,
             plan.class_members,
             sampling_power=0,
-            settings=replace(RetrainSettings(), weight_decay=decay),
+            settings=RetrainSettings(steps=steps, weight_decay=decay),
             generator=generator,
         )
         for decay in DECAYS
