@@ -1,16 +1,13 @@
 """SelMix as a scikit-learn classifier on feature arrays, of anything, not only images."""
 
 import logging
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
 import torch
-from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.preprocessing import LabelEncoder
 from sklearn.utils import check_consistent_length, check_random_state, column_or_1d, gen_batches
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
@@ -18,8 +15,8 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from selmix.confusion import joint_confusion
 from selmix.constraints import bind_constraints, parse_constraint
 from selmix.errors import DataError, UsageError
+from selmix.features.arrays import as_array, as_tensor, encoded, given_head
 from selmix.features.labeled import FeatureData, LabeledFeatures
-from selmix.heads import LinearHead
 from selmix.metrics import MetricContext, request_of
 from selmix.pipeline import Tuning, tune
 from selmix.recipe import refine_settings
@@ -56,7 +53,7 @@ class SelMixClassifier(ClassifierMixin, BaseEstimator):
         val_metrics_: every metric on the validation samples for `before` (the given head, or a plain softmax
             regression), `balanced` and `after`; no sample is judged by a head that has learnt it, but validation chose
             the step, so that `after` is a little optimistic. None where undefined.
-        groups_: the sample groups, sorted; None without groups.
+        groups_: the sample groups, sorted; empty without groups.
 
     Source: SelMix, ICLR 2024; see `selmix.stage2`.
 
@@ -128,7 +125,7 @@ class SelMixClassifier(ClassifierMixin, BaseEstimator):
             class_names=[str(name) for name in self.classes_],
             splits=splits,
             ids={name: [str(row) for row in range(len(split.labels))] for name, split in splits.items()},
-            head=None if head is None else self._head(*head),
+            head=None if head is None else given_head(*head, num_classes=len(self.classes_), width=self.n_features_in_),
         )
         context = self._context(grouped=groups is not None)
         constraints = bind_constraints(wanted, context)
@@ -149,7 +146,7 @@ class SelMixClassifier(ClassifierMixin, BaseEstimator):
         return refine_settings(plain)
 
     def _features(self, X: Any, *, reset: bool) -> torch.Tensor:
-        return _tensor(validate_data(self, _array(X), reset=reset, dtype=np.float32, order="C"))
+        return as_tensor(validate_data(self, as_array(X), reset=reset, dtype=np.float32, order="C"))
 
     def _splits(
         self, X: Any, y: Any, X_val: Any, y_val: Any, groups: Any, groups_val: Any
@@ -161,48 +158,38 @@ class SelMixClassifier(ClassifierMixin, BaseEstimator):
             raise UsageError(
                 "groups_val must come with groups and X_val, and groups with groups_val where there is X_val"
             )
-        X, y = validate_data(self, _array(X), _array(y), dtype=np.float32, order="C")
+        X, y = validate_data(self, as_array(X), as_array(y), dtype=np.float32, order="C")
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         self.class_count_ = np.bincount(labels)
-        self.groups_ = None
-        parts = {"train": (_tensor(X), labels, groups)}
+        self.groups_ = np.empty(0)
+        parts = {"train": (as_tensor(X), labels, groups)}
         if X_val is not None:
-            own_labels = _encoded(y_val, self.classes_, "y_val has a class that y lacks")
+            own_labels = encoded(y_val, self.classes_, "y_val has a class that y lacks")
             parts["val"] = (self._features(X_val, reset=False), own_labels, groups_val)
         if groups is not None:
-            self.groups_ = np.unique(np.concatenate([column_or_1d(_array(own)) for _, _, own in parts.values()]))
+            self.groups_ = np.unique(np.concatenate([column_or_1d(as_array(own)) for _, _, own in parts.values()]))
         splits = {}
         for name, (features, own_labels, own_groups) in parts.items():
             check_consistent_length(features, own_labels, own_groups)
-            rows = None if own_groups is None else torch.from_numpy(_encoded(own_groups, self.groups_, ""))
+            rows = (
+                None
+                if own_groups is None
+                else torch.from_numpy(encoded(own_groups, self.groups_, "groups and groups_val differ in type"))
+            )
             splits[name] = LabeledFeatures(features, torch.from_numpy(own_labels), rows)
         return splits
 
-    def _head(self, coef: Any, intercept: Any) -> LinearHead:
-        """Return the given head with a row for each class."""
-        weight, bias = np.asarray(_array(coef), dtype=np.float64), np.asarray(_array(intercept), dtype=np.float64)
-        rows = len(self.classes_)
-        if rows == 2 and len(weight) == len(bias) == 1:
-            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-        if weight.shape != (rows, self.n_features_in_) or bias.shape != (rows,):
-            raise DataError(
-                f"head must be a coef of shape {(rows, self.n_features_in_)} and an intercept of shape {(rows,)}, got "
-                f"{weight.shape} and {bias.shape}"
-            )
-        if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
-            raise DataError("head has NaN or infinite values")
-        return LinearHead(torch.from_numpy(weight).float(), torch.from_numpy(bias).float())
-
     def _context(self, *, grouped: bool) -> MetricContext:
-        num_groups = len(self.groups_) if grouped else 1
-        return MetricContext([str(name) for name in self.classes_], torch.from_numpy(self.class_count_), num_groups)
+        names = [str(name) for name in self.classes_]
+        return MetricContext(names, torch.from_numpy(self.class_count_), len(self.groups_) if grouped else 1)
 
     def _keep(self, tuning: Tuning) -> None:
         refined = tuning.refined
         weight, bias = tuning.head.weight.double().numpy(), tuning.head.bias.double().numpy()
         binary = len(self.classes_) == 2
-        self.coef_, self.intercept_ = (weight[1:] - weight[:1], bias[1:] - bias[:1]) if binary else (weight, bias)
+        self.coef_: np.ndarray = weight[1:] - weight[:1] if binary else weight
+        self.intercept_: np.ndarray = bias[1:] - bias[:1] if binary else bias
         self.n_iter_, self.best_step_ = refined.steps, refined.best_step
         self.start_, self.history_ = tuning.start, refined.history
         self.val_metrics_ = {name: evaluation.metrics for name, evaluation in tuning.evaluations["val"].items()}
@@ -213,15 +200,16 @@ class SelMixClassifier(ClassifierMixin, BaseEstimator):
     def decision_function(self, X: Any) -> np.ndarray:
         """Return logits [n, k]; with two classes [n], positive for `classes_[1]`."""
         check_is_fitted(self)
-        X = validate_data(self, _array(X), reset=False, dtype=[np.float64, np.float32])
+        X = validate_data(self, as_array(X), reset=False, dtype=[np.float64, np.float32])
         blocks = [X[rows].astype(np.float64) @ self.coef_.T for rows in gen_batches(len(X), _BLOCK)]
         scores = np.concatenate(blocks) + self.intercept_
         return scores[:, 0] if len(self.classes_) == 2 else scores
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the softmax of the logits, [n, k]; it is tuned for the metric and not for calibration."""
-        scores = self.decision_function(X)
-        return softmax(scores, axis=1) if scores.ndim == 2 else np.stack([expit(-scores), expit(scores)], axis=1)
+        scores = torch.from_numpy(self.decision_function(X))
+        binary = scores.ndim == 1
+        return (torch.stack([-scores, scores], 1).sigmoid() if binary else scores.softmax(1)).numpy()
 
     def predict(self, X: Any) -> np.ndarray:
         """Return labels [n]."""
@@ -245,11 +233,11 @@ class SelMixClassifier(ClassifierMixin, BaseEstimator):
             ValueError: for a class or group that `fit` has not seen, or a metric that has no value here.
         """
         predictions = self._predictions(X)
-        labels = _encoded(y, self.classes_, "y has a class that fit has not seen")
+        labels = encoded(y, self.classes_, "y has a class that fit has not seen")
         context = self._context(grouped=groups is not None)
         rows = labels
         if groups is not None:
-            rows = labels * context.num_groups + _encoded(groups, self.groups_, "fit has not seen a group in groups")
+            rows = labels * context.num_groups + encoded(groups, self.groups_, "fit has not seen a group in groups")
         check_consistent_length(predictions, rows, sample_weight)
         weights = _check_sample_weight(sample_weight, predictions, dtype=np.float64, ensure_non_negative=True)
         metric = request_of(self.metric).untried(context)
@@ -259,31 +247,6 @@ class SelMixClassifier(ClassifierMixin, BaseEstimator):
         if np.isnan(value):
             raise DataError(f"{metric.name} has no value: a class that it needs has no samples in y")
         return value
-
-
-def _array(values: Any) -> Any:
-    """Return a torch tensor as an array, without a copy where it lies on the CPU; anything else as it is."""
-    if not isinstance(values, torch.Tensor):
-        return values
-    values = values.detach().cpu()
-    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
-
-
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    """Return an array as a tensor without a copy; nothing here writes to it, though it may be read-only."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
-
-
-def _encoded(values: Any, known: np.ndarray | None, fault: str) -> np.ndarray:
-    """Return the positions of the values, int64 [n], in the sorted table of the known ones."""
-    encoder = LabelEncoder()
-    encoder.classes_ = np.array([]) if known is None else known
-    try:
-        return encoder.transform(column_or_1d(_array(values), warn=True))
-    except ValueError as error:
-        raise DataError(f"{fault}: {error}") from error
 
 
 @contextmanager

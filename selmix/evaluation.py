@@ -50,8 +50,10 @@ def count_statistics(
     for group, members in groups.members.items():
         result[f"{group}_recall"] = float(recalls[members & present].mean()) if (members & present).any() else None
     both = groups.head_and_tail
-    judged = both is not None and bool((both & present).any(1).all())
-    result["min_head_tail_recall"] = float(min_head_tail_recall(confusion, both)) if judged else None
+    if both is None or not (both & present).any(1).all():
+        result["min_head_tail_recall"] = None
+    else:
+        result["min_head_tail_recall"] = float(min_head_tail_recall(confusion, both))
     if len(counts) > counts.shape[1]:
         result["worst_group_recall"] = float(worst_group_recall(confusion))
     if metric is not None and result.get(metric.name) is None:
