@@ -10,7 +10,7 @@ from functools import partial
 import torch
 
 from selmix.baselines.retrain import RetrainSettings, retrain_heads
-from selmix.confusion import confusion_counts, joint_confusion
+from selmix.confusion import class_confusion, confusion_counts, joint_confusion
 from selmix.constraints import Constraint
 from selmix.data.splits import stratified_holdout
 from selmix.errors import DataError, UsageError
@@ -110,7 +110,7 @@ def _tune(
     started = time.perf_counter()
     before = data.head or _linear_probe(train, train_members, settings.start_steps, seed)
     plan = CrossFit.plan(train, val, num_classes, folds=settings.folds, generator=torch_generator(seed, "folds"))
-    _check_judged(plan, metric)
+    _check_judged(plan, metric, data.class_names)
     starts = starting_heads(
         before,
         train_members.counts,
@@ -149,12 +149,17 @@ def _largest_logit(head: LinearHead, split: LabeledFeatures) -> float:
     return float(head.logits(split.features).abs().amax())
 
 
-def _check_judged(plan: CrossFit, metric: Metric) -> None:
+def _check_judged(plan: CrossFit, metric: Metric, class_names: list[str]) -> None:
     """Refuse a metric without a value where the classes that nobody judges are left out."""
     rows = plan.rows[torch.cat(plan.judged)]
     counts = confusion_counts(rows, rows // plan.groups, plan.num_classes, groups=plan.groups)
     if not torch.isfinite(metric(joint_confusion(counts))):
-        raise DataError(f"{metric.name} needs a class that has a single sample, which nothing can be judged by")
+        missing = (class_confusion(counts).sum(1) == 0).nonzero().flatten().tolist()
+        names = ", ".join(class_names[label] for label in missing)
+        raise DataError(
+            f"{metric.name} has no value without class {names}, whose only sample is learnt and cannot be judged; "
+            "bring more samples, or a metric that leaves classes without samples out"
+        )
 
 
 def _linear_probe(train: LabeledFeatures, members: ClassMembers, steps: int, seed: int) -> LinearHead:
