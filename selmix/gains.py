@@ -25,7 +25,8 @@ import torch
 
 _CELLS = 1 << 23  # pairs at a time: bounds the temporaries to a few 64 MB matrices
 # exp(x) of float64 is normal for |x| < 708. Exponents, at most 0, are cut off at _FLOOR and shifted up by _SHIFT: each
-# factor is at least exp(-700); of N, one factor of one term is at its top, so exp(-400) <= N <= k exp(600)
+# factor is at least exp(-700); of N, one factor of one term is at its top, so exp(-400) <= N <= k exp(600). There is
+# room for entries of A up to 10^40.
 _FLOOR = -1000.0
 _SHIFT = 300.0
 
@@ -41,9 +42,9 @@ def gain_matrix(
     """Return the directional derivative of the metric along one unit-rate SGD step on each pair's mixup.
 
     Computed in float64: gains are differences of nearly equal numbers, and their signs decide which pairs are drawn.
-    Never NaN, and no device is waited for. A pair is exact as long as one of its two means spans few enough logits:
-    lam (or 1 - lam for the partner) times (largest - smallest) <= 960 nats. Beyond that, logits further below the top
-    than 1000 / lam (1000 / (1 - lam)) count as that far.
+    Never NaN where the arguments are finite, and no device is waited for. A pair (i, j) is exact as long as one of its
+    two means spans few enough logits: lam (largest - smallest) of i, or (1 - lam) (largest - smallest) of j, is at most
+    960 nats. Beyond that, logits further below the top than 1000 / lam or 1000 / (1 - lam) count as that far.
 
     Args:
         class_means: [r, d] mean feature per class; or per class and group, row = label * G + group, r = k G.

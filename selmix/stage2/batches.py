@@ -10,7 +10,7 @@ from selmix.features.space import FeatureSpace
 from selmix.mixup import mix_features
 from selmix.pairs import ClassMembers, draw_pairs
 
-_CELLS = 1 << 17  # numbers of mixed features in memory at a time, but at least one step's
+_CELLS = 1 << 17  # numbers of mixed features and targets in memory at a time, but at least one step's
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class PairBatches:
         drawn = torch.stack([own.draw(pairs, generator=self.generator) for own in self.members], dim=2)
         labels = torch.arange(len(distribution) // self.groups, device=kept.device)[:, None]
 
-        at_once = max(1, _CELLS // (len(self.members) * self.batch_size * (self.features.shape[1] + 1)))
+        step_cells = self.batch_size * (len(self.members) * (self.features.shape[1] + 1) + len(labels))
+        at_once = max(1, _CELLS // step_cells)
         for start in range(0, steps, at_once):
             block = slice(start, start + at_once)
             kept_features, partner_features = (gather(self.features, drawn[side, block]) for side in (0, 1))
