@@ -125,6 +125,7 @@ class SelMixClassifier(ClassifierMixin, BaseEstimator):
             class_names=[str(name) for name in self.classes_],
             splits=splits,
             ids={name: [str(row) for row in range(len(split.labels))] for name, split in splits.items()},
+            group_names=[str(name) for name in self.groups_],
             head=None if head is None else given_head(*head, num_classes=len(self.classes_), width=self.n_features_in_),
         )
         context = self._context(grouped=groups is not None)

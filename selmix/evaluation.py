@@ -89,26 +89,20 @@ def evaluate(
     groups: ClassGroups,
     metric: Metric | None = None,
     *,
-    sample_groups: torch.Tensor | None = None,
+    rows: torch.Tensor | None = None,
     num_groups: int = 1,
 ) -> Evaluation:
-    """Evaluate a head on a split.
+    """Evaluate logits [n, k] on labels [n]; `metric` is tuned for.
 
-    Args:
-        logits: [n, k].
-        labels: int64 [n].
-        groups: head, medium and tail classes.
-        metric: what is tuned for.
-        sample_groups: int64 [n], in 0..num_groups-1, where samples have groups.
-        num_groups: g.
+    With groups of samples, `rows` [n] are their confusion rows and `num_groups` is g.
     """
+    num_classes = logits.shape[1]
     confidence, predictions = logits.double().softmax(1).max(1)
-    rows = labels if sample_groups is None else labels * num_groups + sample_groups
-    counts = confusion_counts(rows, predictions, logits.shape[1], groups=num_groups)
+    counts = confusion_counts(labels if rows is None else rows, predictions, num_classes, groups=num_groups)
     metrics = count_statistics(counts, groups, metric)
     metrics["ece"] = expected_calibration_error(confidence, predictions == labels)
-    recalls = class_recalls(counts)
-    return Evaluation(metrics, [None if math.isnan(value) else value for value in recalls.tolist()], predictions)
+    recall = [None if math.isnan(value) else value for value in class_recalls(counts).tolist()]
+    return Evaluation(metrics, recall, predictions)
 
 
 def defined_statistics(groups: ClassGroups, metric: Metric | None = None) -> Callable[[torch.Tensor], dict[str, float]]:

@@ -130,17 +130,24 @@ def _tune(
     seconds = data.seconds | {"tune": time.perf_counter() - started}
 
     candidates = {"before": [before] * len(plan.members), "balanced": starts["balanced"], "after": refined.heads}
-    groups = ClassGroups.from_counts(train_members.counts)
-
-    def judged(logits: torch.Tensor, split: LabeledFeatures) -> Evaluation:
-        sample_groups = split.groups if plan.groups > 1 else None
-        return evaluate(logits, split.labels, groups, metric, sample_groups=sample_groups, num_groups=plan.groups)
-
-    evaluations = {"val": {name: judged(plan.val_logits(heads, val), val) for name, heads in candidates.items()}}
+    groups, num_groups = ClassGroups.from_counts(train_members.counts), data.num_groups
+    val_rows = val.rows(num_groups)
+    evaluations = {
+        "val": {
+            name: evaluate(
+                plan.val_logits(heads, val), val.labels, groups, metric, rows=val_rows, num_groups=num_groups
+            )
+            for name, heads in candidates.items()
+        }
+    }
     if "test" in data.splits:
         test = data.splits["test"]
+        test_rows = test.rows(num_groups)
         evaluations["test"] = {
-            name: judged(heads[-1].logits(test.features), test) for name, heads in candidates.items()
+            name: evaluate(
+                heads[-1].logits(test.features), test.labels, groups, metric, rows=test_rows, num_groups=num_groups
+            )
+            for name, heads in candidates.items()
         }
     return Tuning(data, refined.heads[-1], start, refined, groups, evaluations, seconds)
 
@@ -186,13 +193,11 @@ def _with_validation(data: FeatureData, seed: int) -> FeatureData:
     if "val" in data.splits:
         return data
     train = data.splits["train"]
-    rows = train.labels
-    if train.groups is not None:
-        rows = torch.stack([train.labels, train.groups], 1).unique(dim=0, return_inverse=True)[1]
+    rows = train.rows(data.num_groups)
     # the only sample of a row stays; below, it is learnt by all heads and judged by none
     stay, held_out = stratified_holdout(
         rows.numpy(),
-        [str(row) for row in range(int(rows.max()) + 1)],
+        [str(row) for row in range(len(data.class_names) * data.num_groups)],
         fraction=VALIDATION_FRACTION,
         generator=numpy_generator(seed, "validation"),
         lone_stay=True,

@@ -21,6 +21,10 @@ class LabeledFeatures:
     labels: torch.Tensor
     groups: torch.Tensor | None = None
 
+    def rows(self, num_groups: int) -> torch.Tensor:
+        """Return the confusion row of each sample, int64 [n]: label * num_groups + group; the label without groups."""
+        return self.labels if self.groups is None else self.labels * num_groups + self.groups
+
     def subset(self, positions: torch.Tensor) -> "LabeledFeatures":
         """Return the samples at `positions`, int64 [m]."""
         groups = None if self.groups is None else self.groups[positions]
@@ -35,6 +39,7 @@ class FeatureData:
         class_names: the class table, position = label.
         splits: `train`, and where they exist `val` and `test`.
         ids: sample names of every split, for the record.
+        group_names: the groups of samples, position = number; empty if there are none.
         head: the classifier that came with the features, for this class table; None if there is none.
         unlabeled_count: images or features in the unlabeled pool.
         digests: what was read: `data`, and `backbone` where there was one.
@@ -44,7 +49,13 @@ class FeatureData:
     class_names: list[str]
     splits: dict[str, LabeledFeatures]
     ids: dict[str, list[str]]
+    group_names: list[str] = field(default_factory=list)
     head: LinearHead | None = None
     unlabeled_count: int = 0
     digests: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def num_groups(self) -> int:
+        """Return g, 1 if there are no groups."""
+        return len(self.group_names) or 1
