@@ -1,6 +1,7 @@
 """The scikit-learn estimator: scikit-learn's own checks, and what people do with an estimator."""
 
 import logging
+import os
 import pickle
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import selmix.estimator
 from selmix import SelMixClassifier
 
 ROOT = Path(__file__).parent.parent
+HERE = os.environ | {"PYTHONPATH": str(ROOT)}  # this selmix, wherever another is installed
 NAMES = np.array(["owl", "cat", "dog"])  # not in order
 
 
@@ -291,6 +293,7 @@ def test_what_is_refused(changes, fit, message):
 
 
 def test_constraints_are_kept_or_a_warning_says_so(caplog):
+    caplog.set_level(logging.WARNING, "selmix")
     X, y = blobs([300, 30, 30], spread=0.4)
     model = quick(metric="accuracy", subject_to="coverage <= 1.2/k", steps=1000).fit(X, y)
     share = np.bincount(model.predict(X), minlength=3) / len(y)
@@ -302,6 +305,7 @@ def test_constraints_are_kept_or_a_warning_says_so(caplog):
 
 
 def test_unlabeled_samples_are_said_to_be_unused(caplog):
+    caplog.set_level(logging.WARNING, "selmix")
     X, y = blobs([60, 20, 30])
     with_pool = quick().fit(X, y, X_unlabeled=X[:7])
     assert "X_unlabeled is not used yet" in caplog.text
@@ -330,10 +334,10 @@ def test_importing_selmix_waits_for_nothing_and_the_estimator_for_no_images():
         "assert not {'timm', 'torchvision', 'PIL', 'faiss'} & set(sys.modules)\n"
         "assert not hasattr(selmix, 'SelMixRegressor')\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-c", code], check=True, env=HERE)
 
 
 def test_the_example_runs():
     example = ROOT / "examples" / "tabular.py"
-    done = subprocess.run([sys.executable, example, "1"], check=True, capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, example, "1"], check=True, capture_output=True, text=True, env=HERE)
     assert done.stdout.count("worst recall: ") == 2

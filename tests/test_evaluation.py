@@ -9,6 +9,7 @@ from oracles import count_confusions, random_labels
 from sklearn import metrics as sk
 
 from selmix.evaluation import UNDEFINED, ClassGroups, count_statistics, defined_statistics, evaluate
+from selmix.metrics import Metric
 
 # recalls 0.8, 0.5, 0.25; coverage 10/24, 8/24, 6/24
 COUNTS = torch.tensor([[8.0, 1, 1], [1, 5, 4], [1, 2, 1]], dtype=torch.float64)
