@@ -129,6 +129,7 @@ def refine(
         predictions = evidence.judge(averaged)
         ascent.update(predictions)
         history.append({"step": step, "largest_gain": largest} | ascent.record(predictions))
+        logger.debug("step %d of %d: %s %.4f out of fold", step, settings.steps, metric.name, history[-1]["metric"])
         if step >= settings.steps * (1 - _ELECTION):
             rank = ascent.rank(predictions)
             if rank > best_rank and (rank[:2] > best_rank[:2] or ascent.beats(predictions, start_predictions)):
