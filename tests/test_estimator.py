@@ -18,6 +18,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import selmix.estimator
+import selmix.pipeline
+import selmix.stage2.starts
 from selmix import SelMixClassifier
 
 ROOT = Path(__file__).parent.parent
@@ -212,10 +214,15 @@ def test_groups_raise_the_worst_group(seed):
     assert 0.5 < grouped.val_metrics_["after"]["worst_group_recall"] <= 1
 
 
-def test_groups_without_validation_are_split_with_the_classes():
-    X, y, background = waterbirds([60, 8, 1, 30], np.random.default_rng(0))
+def test_groups_without_validation_are_split_with_the_classes(monkeypatch):
+    seen = []
+    real = selmix.estimator.tune
+    monkeypatch.setattr(selmix.estimator, "tune", lambda *given, **more: seen.append(real(*given, **more)) or seen[0])
+    X, y, background = waterbirds([60, 10, 1, 30], np.random.default_rng(0))
     model = quick(metric="worst_group_recall").fit(X, y, groups=background)
     assert model.groups_.tolist() == [0, 1]
+    val = seen[0].data.splits["val"]
+    assert torch.bincount(2 * val.labels + val.groups).tolist() == [12, 2, 0, 6]  # a fifth of each; the lone one stays
     with pytest.raises(ValueError, match="worst_group_recall needs groups"):
         model.score(X, y)
 
@@ -241,6 +248,22 @@ def test_lone_samples_are_refused_where_nothing_could_be_judged():
         quick(metric="recall[2]").fit(X, y)
 
 
+def test_the_starting_heads_take_as_many_steps_but_no_more_than_usual(monkeypatch):
+    X, y = blobs([60, 20, 30])
+    taken = []
+    for module in (selmix.pipeline, selmix.stage2.starts):
+        real = module.retrain_heads
+        monkeypatch.setattr(
+            module,
+            "retrain_heads",
+            lambda *given, real=real, **more: taken.append(more["settings"].steps) or real(*given, **more),
+        )
+    quick(steps=30).fit(X, y)
+    quick(steps=5010).fit(X, y)
+    quick(steps=10, settings={"start_steps": 40}).fit(X, y)
+    assert taken == 3 * [30] + 3 * [5000] + 3 * [40]
+
+
 def test_validation_may_lack_classes_but_not_have_others():
     (X, y), (X_val, y_val) = blobs([60, 20, 30]), blobs([10, 10, 0], seed=1)
     model = quick().fit(X, y, X_val, y_val)
@@ -260,6 +283,13 @@ def test_a_given_head_is_where_it_starts():
     assert model.start_ == "given"
     expected = recall_score(y_val, teacher.predict(X_val), average=None).min()
     assert model.val_metrics_["before"]["min_recall"] == pytest.approx(expected, rel=1e-12)
+    groups = np.arange(80) % 3
+    grouped = quick().fit(X, y, X_val, y_val, head=row, groups=np.arange(90) % 3, groups_val=groups)
+    right = teacher.predict(X_val) == y_val
+    each = [[right[(groups == group) & (y_val == label)].mean() for label in (0, 1)] for group in range(3)]
+    worst = grouped.val_metrics_["before"]["worst_group_recall"]
+    assert worst == pytest.approx(min(map(np.mean, each)), rel=1e-12)
+    assert worst < np.mean(each)
     two = (np.vstack([teacher.coef_ * 0, teacher.coef_]), np.array([0, teacher.intercept_[0]]))
     again = quick(settings=settings).fit(X, y, X_val, y_val, head=two)
     np.testing.assert_array_equal(again.predict(X), teacher.predict(X))
