@@ -273,7 +273,7 @@ def test_validation_may_lack_classes_but_not_have_others():
 
 
 def test_a_given_head_is_where_it_starts():
-    (X, y), (X_val, y_val) = blobs([60, 30]), blobs([40, 40], seed=1)
+    (X, y), (X_val, y_val) = blobs([60, 30], spread=0.4), blobs([40, 40], seed=1, spread=0.4)
     teacher = quick(steps=3000).fit(X, y)
     settings = {"start": "given", "learning_rate": 1e-12}
     row = (teacher.coef_, teacher.intercept_)
