@@ -5,39 +5,69 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from selmix.confusion import confusion_counts
+from selmix.confusion import confusion_counts, row_normalised
 
 
 def resampled_counts(
-    labels: torch.Tensor,
+    rows: torch.Tensor,
     predictions: Sequence[torch.Tensor],
     num_classes: int,
     *,
     replicates: int,
     generator: torch.Generator,
+    groups: int = 1,
 ) -> Iterator[list[torch.Tensor]]:
     """Yield confusion counts of bootstrap samples, the same samples for every list of predictions.
 
-    Samples are drawn with replacement within each class (stratified), so the class counts stay as they are.
+    Samples are drawn with replacement within each row (stratified), so the counts of each class, and of each class and
+    group, stay as they are: none is ever empty that was not, and metrics speak of the data at those counts.
 
     Args:
-        labels: int64 [n].
+        rows: int64 [n], labels; with groups of samples, label * groups + group.
         predictions: of one or several heads on the same samples, each int64 [n].
         num_classes: k.
         replicates: bootstrap samples.
         generator: source of randomness.
+        groups: g.
 
     Yields:
-        One [k, k] matrix of counts per head.
+        One [k g, k] matrix of counts per head.
     """
-    order = labels.argsort(stable=True)
-    support = torch.bincount(labels, minlength=num_classes)
-    ordered_labels = labels[order]
-    size, start = support[ordered_labels], (support.cumsum(0) - support)[ordered_labels]
+    order = rows.argsort(stable=True)
+    support = torch.bincount(rows, minlength=num_classes * groups)
+    ordered = rows[order]
+    size, start = support[ordered], (support.cumsum(0) - support)[ordered]
     for _ in range(replicates):
-        uniform = torch.rand(len(labels), generator=generator, dtype=torch.float64)
+        uniform = torch.rand(len(rows), generator=generator, dtype=torch.float64)
         drawn = order[start + (uniform * size).long()]
-        yield [confusion_counts(ordered_labels, predicted[drawn], num_classes) for predicted in predictions]
+        yield [confusion_counts(ordered, predicted[drawn], num_classes, groups=groups) for predicted in predictions]
+
+
+def resampled_rows(
+    confusion: torch.Tensor, support: torch.Tensor, *, replicates: int, generator: np.random.Generator
+) -> Iterator[torch.Tensor]:
+    """Yield joint confusion matrices as chance would vary them: each row redrawn from its own distribution.
+
+    This is the bootstrap for a matrix of weighted samples, of which only the worth of each row is known.
+
+    Args:
+        confusion: joint, [r, k].
+        support: how many samples each row is worth, [r]; rounded, a row with samples has at least one.
+        replicates: matrices to draw.
+        generator: source of randomness.
+
+    Yields:
+        float64 [r, k] with the row sums of `confusion`.
+    """
+    shares = row_normalised(confusion.double()).numpy()
+    prior = confusion.double().sum(1).numpy()
+    drawable = prior > 0
+    counts = np.maximum(support.round().numpy().astype(np.int64), 1)
+    for _ in range(replicates):
+        redrawn = np.zeros_like(shares)
+        drawn = generator.multinomial(counts[drawable], shares[drawable])
+        redrawn[drawable] = drawn / counts[drawable, None] * prior[drawable, None]
+        yield torch.from_numpy(redrawn)
 
 
 def percentile_interval(values: np.ndarray, *, level: float = 0.95) -> list[float]:
@@ -54,30 +84,32 @@ def percentile_interval(values: np.ndarray, *, level: float = 0.95) -> list[floa
 
 
 def bootstrap_statistics(
-    labels: torch.Tensor,
+    rows: torch.Tensor,
     predictions: Sequence[torch.Tensor],
     statistics: Callable[[torch.Tensor], dict[str, float]],
     num_classes: int,
     *,
     replicates: int,
     generator: torch.Generator,
+    groups: int = 1,
 ) -> list[dict[str, np.ndarray]]:
     """Return the bootstrap values of every statistic of every head, aligned by replicate.
 
     Args:
-        labels: int64 [n].
+        rows: int64 [n], as for `resampled_counts`.
         predictions: of each head on the same samples, int64 [n].
-        statistics: confusion counts [k, k] -> named numbers, the same names for every counts.
+        statistics: confusion counts [k g, k] -> named numbers, the same names for every counts.
         num_classes: k.
         replicates: bootstrap samples, r.
         generator: source of randomness.
+        groups: g.
 
     Returns:
         For each head, name -> float64 [r]; differences of heads are taken replicate by replicate (paired).
     """
-    rows = [
-        [statistics(counts) for counts in heads]
-        for heads in resampled_counts(labels, predictions, num_classes, replicates=replicates, generator=generator)
+    drawn = resampled_counts(rows, predictions, num_classes, replicates=replicates, generator=generator, groups=groups)
+    values = [[statistics(counts) for counts in heads] for heads in drawn]
+    return [
+        {name: np.array([own[head][name] for own in values]) for name in values[0][head]}
+        for head in range(len(predictions))
     ]
-    names = list(rows[0][0])
-    return [{name: np.array([row[head][name] for row in rows]) for name in names} for head in range(len(predictions))]

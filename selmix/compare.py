@@ -87,6 +87,10 @@ def compare(
             assert recipe.backbone is not None
             assert recipe.data is not None
             data = features_of_images(recipe.backbone, recipe.data, device=device, track=track)
+        if data.group_names:
+            logger.warning("the groups of samples are left aside: most methods of the ladder know classes alone")
+            splits = {name: replace(split, groups=None) for name, split in data.splits.items()}
+            data = replace(data, splits=splits, group_names=[])
         counts = torch.bincount(data.splits["train"].labels, minlength=len(data.class_names))
         metrics = [request.bind(MetricContext(data.class_names, counts)) for request in wanted]
         document = {

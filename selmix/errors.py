@@ -25,6 +25,12 @@ class DataError(SelmixError):
     exit_code = 3
 
 
+class ConstraintError(SelmixError):
+    """The run is complete, but its head does not keep what it was subject to."""
+
+    exit_code = 4
+
+
 def check_settings(settings: object, rules: dict[str, tuple[str, bool]]) -> None:
     """Refuse a settings object that breaks a rule, naming every broken one.
 

@@ -76,11 +76,13 @@ class Evaluation:
         metrics: every reported metric, rates in [0, 1]; None where undefined.
         recall: of each class; None for a class without samples.
         predictions: int64 [n].
+        group_recall: of each class in each group of samples, [k][g]; None for a cell without samples.
     """
 
     metrics: dict[str, float | None]
     recall: list[float | None]
     predictions: torch.Tensor
+    group_recall: list[list[float | None]]
 
 
 def evaluate(
@@ -102,7 +104,16 @@ def evaluate(
     metrics = count_statistics(counts, groups, metric)
     metrics["ece"] = expected_calibration_error(confidence, predictions == labels)
     recall = [None if math.isnan(value) else value for value in class_recalls(counts).tolist()]
-    return Evaluation(metrics, recall, predictions)
+    return Evaluation(metrics, recall, predictions, _group_recall(counts, num_groups))
+
+
+def _group_recall(counts: torch.Tensor, num_groups: int) -> list[list[float | None]]:
+    cells = counts.view(-1, num_groups, counts.shape[1])
+    right, support = cells.diagonal(dim1=0, dim2=2).T.tolist(), cells.sum(2).tolist()
+    return [
+        [own / count if count else None for own, count in zip(*pair, strict=True)]
+        for pair in zip(right, support, strict=True)
+    ]
 
 
 def defined_statistics(groups: ClassGroups, metric: Metric | None = None) -> Callable[[torch.Tensor], dict[str, float]]:

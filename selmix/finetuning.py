@@ -1,18 +1,39 @@
-"""Stage two from a recipe to a run folder."""
+"""Stage two from a recipe to a run folder, for one seed or for several."""
 
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from selmix.checkpoints import write_atomically
+from selmix.constraints import Constraint, bind_constraints, parse_constraint
+from selmix.diagnosis import describe_diagnosis, write_diagnosis
 from selmix.extraction import features_of_images
 from selmix.features.extract import Track
 from selmix.features.file import load_features
-from selmix.metrics import MetricContext, parse_metric
+from selmix.features.labeled import FeatureData
+from selmix.metrics import Metric, MetricContext, parse_metric
 from selmix.pipeline import tune
 from selmix.recipe import FinetuneRecipe, refine_settings
 from selmix.result import describe
 from selmix.run import run_folder, write_run
+from selmix.spread import over_seeds
+from selmix.stage2.settings import RefineSettings
+
+SEEDS = "seeds.json"
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A recipe with its data in memory."""
+
+    data: FeatureData
+    metric: Metric
+    constraints: Sequence[Constraint]
+    settings: RefineSettings
 
 
 def finetune(
@@ -29,7 +50,7 @@ def finetune(
     What can be wrong with the request is checked before the first image is read.
 
     Args:
-        recipe: metric, sources, seed and settings.
+        recipe: metric, constraints, sources, seed and settings.
         out: run folder, made if missing.
         command: the verb, for the record.
         device: where the backbone runs; the head is tuned on the CPU, so its numbers are the same on every device.
@@ -40,19 +61,87 @@ def finetune(
         UsageError: for a faulty request.
         DataError: for faulty data, features or weights.
     """
-    wanted = parse_metric(recipe.metric)
-    settings = refine_settings(recipe.stage2)
+    check_request(recipe)
     with run_folder(out, overwrite=overwrite):
-        if recipe.features is not None:
-            data = load_features(Path(recipe.features))
-        else:
-            assert recipe.backbone is not None
-            assert recipe.data is not None
-            data = features_of_images(recipe.backbone, recipe.data, device=device, track=track)
-        counts = torch.bincount(data.splits["train"].labels, minlength=len(data.class_names))
-        metric = wanted.bind(MetricContext(data.class_names, counts))
-        tuning = tune(data, metric, settings, seed=recipe.seed)
-        document = describe(tuning, metric, command=command, seed=recipe.seed)
-        request = recipe.model_dump(exclude_none=True) | {"metric": metric.name, "stage2": vars(settings)}
-        write_run(out, document, tuning, request)
+        return _run(_prepare(recipe, device, track), recipe, out, command)
+
+
+def finetune_seeds(
+    recipe: FinetuneRecipe,
+    seeds: Sequence[int],
+    out: Path,
+    *,
+    command: str,
+    device: torch.device,
+    overwrite: bool = False,
+    track: Track | None = None,
+) -> dict[str, Any]:
+    """Tune a head for each seed, in `out/seed0` and so on; write and return `seeds.json`, means and spreads.
+
+    Features are extracted once. A seed changes what is random in stage two (folds, retrained heads, pairs, members,
+    coefficients) and, without a validation split, which part of train is set aside for it; never the backbone or a
+    split that the data have.
+
+    Args:
+        recipe: as for `finetune`; its own seed is not used.
+        seeds: one run each.
+        out: folder of the runs, made if missing.
+        command: as for `finetune`.
+        device: as for `finetune`.
+        overwrite: replace finished runs in `out`.
+        track: as for `finetune`.
+
+    Raises:
+        UsageError: for a faulty request.
+        DataError: for faulty data, features or weights.
+    """
+    check_request(recipe)
+    with run_folder(out, overwrite=overwrite, result=SEEDS):
+        (out / SEEDS).unlink(missing_ok=True)
+        job = _prepare(recipe, device, track)
+        documents = []
+        for seed in seeds:
+            own = out / f"seed{seed}"
+            with run_folder(own, overwrite=overwrite):
+                documents.append(_run(job, recipe.model_copy(update={"seed": seed}), own, command))
+        document = over_seeds(documents)
+        write_atomically(out / SEEDS, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    return document
+
+
+def check_request(recipe: FinetuneRecipe) -> None:
+    """Raise UsageError for what can be wrong with a recipe before its data are read."""
+    parse_metric(recipe.metric)
+    for text in recipe.subject_to:
+        parse_constraint(text)
+    refine_settings(recipe.stage2)
+
+
+def _prepare(recipe: FinetuneRecipe, device: torch.device, track: Track | None) -> _Job:
+    if recipe.features is not None:
+        data = load_features(Path(recipe.features))
+    else:
+        assert recipe.backbone is not None
+        assert recipe.data is not None
+        data = features_of_images(recipe.backbone, recipe.data, device=device, track=track)
+    counts = torch.bincount(data.splits["train"].labels, minlength=len(data.class_names))
+    context = MetricContext(data.class_names, counts, data.num_groups)
+    return _Job(
+        data=data,
+        metric=parse_metric(recipe.metric).bind(context),
+        constraints=bind_constraints([parse_constraint(text) for text in recipe.subject_to], context),
+        settings=refine_settings(recipe.stage2),
+    )
+
+
+def _run(job: _Job, recipe: FinetuneRecipe, out: Path, command: str) -> dict[str, Any]:
+    tuning = tune(
+        job.data, job.metric, job.settings, seed=recipe.seed, constraints=job.constraints, diagnosed=recipe.diagnose
+    )
+    document = describe(tuning, job.metric, job.constraints, command=command, seed=recipe.seed)
+    used = vars(job.settings) | {"batch_size": job.settings.batch_size_for(len(job.data.class_names))}
+    request = recipe.model_dump(exclude_none=True) | {"metric": job.metric.name, "stage2": used}
+    if recipe.diagnose:
+        write_diagnosis(out, describe_diagnosis(tuning, job.metric))
+    write_run(out, document, tuning, request)
     return document

@@ -38,6 +38,7 @@ def gain_matrix(
     logit_gradient: torch.Tensor,
     *,
     mix: float,
+    smoothing: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the directional derivative of the metric along one unit-rate SGD step on each pair's mixup.
 
@@ -52,6 +53,8 @@ def gain_matrix(
         bias: [k] of the head, or None when the head has no bias (then the step moves none).
         logit_gradient: [r, k] from `selmix.metrics.logit_gradient`.
         mix: coefficient lam of the row that keeps its label, in [0, 1].
+        smoothing: [r] label smoothing eps of each row when it keeps its label: the step is (t_i - p_ij) z_ij^T with
+            t_i = (1 - eps_i) e_i + eps_i / k; none, if not given.
 
     Returns:
         float64 [r, r]; entry (i, j) is the gain of mixing row i, which keeps its label, with j.
@@ -66,6 +69,8 @@ def gain_matrix(
     partner_exp = _bounded_exp_((1 - mix) * logits)
     kept_exp = _bounded_exp_(logits.mul_(mix))  # in place: there is room for few matrices when k is 10^4
     weighted_partner = (partner_exp * sensitivity).mul_(1 - mix)
+    average = sensitivity.mean(1)
+    eps = torch.zeros_like(average) if smoothing is None else smoothing.to(average)
 
     gains = logits.new_empty(rows, rows)
     height = max(1, _CELLS // rows)
@@ -74,7 +79,9 @@ def gain_matrix(
         weighted_kept = (kept_exp[block] * sensitivity[block]).mul_(mix)
         out = torch.mm(weighted_kept, partner_exp.T, out=gains[block])
         out.addmm_(kept_exp[block], weighted_partner.T).div_(-(kept_exp[block] @ partner_exp.T))
-        out.add_(sensitivity.index_select(1, labels[block]).T, alpha=1 - mix)
+        # t_i . A_i = eps_i mean(A_i), and t_i . A_j = (1 - eps_i) A_j,i + eps_i mean(A_j)
+        own = sensitivity.index_select(1, labels[block]).T.lerp(average, eps[block, None])
+        out.add_(own, alpha=1 - mix).add_((mix * eps * average)[block, None])
     return gains
 
 

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -21,6 +21,7 @@ from selmix.metrics import Metric, soft_minimum
 from selmix.pairs import ClassMembers
 from selmix.seeding import numpy_generator, torch_generator
 from selmix.stage2.crossfit import CrossFit
+from selmix.stage2.diagnose import Diagnosis, diagnose
 from selmix.stage2.refine import Refined, refine
 from selmix.stage2.settings import RefineSettings
 from selmix.stage2.starts import best_start, starting_heads
@@ -47,7 +48,8 @@ class Tuning:
             (retrained with class-balanced sampling on the same labels) and `after`. On val, no sample is judged by a
             head that has learnt from it; but val steered the pairs and chose the step, so `after` is still a little
             optimistic there. Test is looked at once, at the end.
-        seconds: what was spent: `extract`, `tune`.
+        seconds: what was spent: `extract`, `tune`, and `diagnose` where that was asked for.
+        diagnoses: of the `start` head and the `tuned` one, where that was asked for.
     """
 
     data: FeatureData
@@ -57,6 +59,7 @@ class Tuning:
     groups: ClassGroups
     evaluations: dict[str, dict[str, Evaluation]]
     seconds: dict[str, float]
+    diagnoses: dict[str, Diagnosis] = field(default_factory=dict)
 
 
 def tune(
@@ -66,8 +69,11 @@ def tune(
     *,
     seed: int,
     constraints: Sequence[Constraint] = (),
+    diagnosed: bool = False,
 ) -> Tuning:
     """Run stage two and evaluate it: the validation split steers, the test split is looked at once, at the end.
+
+    With `diagnosed`, the gains are also compared with what single steps do (`selmix.stage2.diagnose`).
 
     Raises:
         DataError: if there is no validation split and none can be set aside, if there is one class, if all features
@@ -85,7 +91,7 @@ def tune(
     data = _with_validation(data, seed)
     _warn_of_few(data)
     with _threads_that_pay(data, settings):
-        return _tune(data, metric, settings, constraints, seed)
+        return _tune(data, metric, settings, constraints, seed, diagnosed)
 
 
 @contextmanager
@@ -102,7 +108,12 @@ def _threads_that_pay(data: FeatureData, settings: RefineSettings) -> Iterator[N
 
 
 def _tune(
-    data: FeatureData, metric: Metric, settings: RefineSettings, constraints: Sequence[Constraint], seed: int
+    data: FeatureData,
+    metric: Metric,
+    settings: RefineSettings,
+    constraints: Sequence[Constraint],
+    seed: int,
+    diagnosed: bool,
 ) -> Tuning:
     train, val = data.splits["train"], data.splits["val"]
     num_classes = len(data.class_names)
@@ -115,7 +126,7 @@ def _tune(
         before,
         train_members.counts,
         plan,
-        val,
+        smoothing=settings.smoothing,
         steps=settings.start_steps,
         generator=torch_generator(seed, "balanced"),
     )
@@ -149,7 +160,15 @@ def _tune(
             )
             for name, heads in candidates.items()
         }
-    return Tuning(data, refined.heads[-1], start, refined, groups, evaluations, seconds)
+    diagnoses = {}
+    if diagnosed:
+        started = time.perf_counter()
+        for name, heads in (("start", starts[start]), ("tuned", refined.heads)):
+            diagnoses[name] = diagnose(
+                heads, plan, metric, settings, generator=torch_generator(seed, f"diagnose/{name}")
+            )
+        seconds["diagnose"] = time.perf_counter() - started
+    return Tuning(data, refined.heads[-1], start, refined, groups, evaluations, seconds, diagnoses)
 
 
 def _largest_logit(head: LinearHead, split: LabeledFeatures) -> float:

@@ -33,9 +33,11 @@ class _Source(BaseModel):
 
 
 class FinetuneRecipe(_Source):
-    """A stage-two run: which metric, on what."""
+    """A stage-two run: which metric, kept within which constraints, on what."""
 
     metric: str
+    subject_to: list[str] = []
+    diagnose: bool = False
     seed: int = 0
     stage2: dict[str, Any] = {}
 

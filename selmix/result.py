@@ -1,6 +1,7 @@
 """The result of a run as one JSON document; its keys are a contract with other people's scripts."""
 
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,21 +10,27 @@ import torch
 import torchvision
 
 import selmix
-from selmix.bootstrap import bootstrap_statistics, percentile_interval
+from selmix.bootstrap import bootstrap_statistics, percentile_interval, resampled_counts, resampled_rows
+from selmix.confusion import confusion_counts
+from selmix.constraints import Constraint, feasibility
+from selmix.diagnosis import agreements
 from selmix.evaluation import UNDEFINED, UNDEFINED_OTHERWISE, defined_statistics
 from selmix.metrics import Metric
 from selmix.pipeline import Tuning
-from selmix.seeding import torch_generator
+from selmix.seeding import numpy_generator, torch_generator
 
 SCHEMA = 1
 HEADS = ("before", "balanced", "after")
 REPLICATES = 1000
 
 
-def describe(tuning: Tuning, metric: Metric, *, command: str, seed: int) -> dict[str, Any]:
+def describe(
+    tuning: Tuning, metric: Metric, constraints: Sequence[Constraint], *, command: str, seed: int
+) -> dict[str, Any]:
     """Return `result.json`: rates in [0, 1], None where undefined (the reason stands under `undefined`).
 
-    The intervals are 95 % bootstrap intervals over test samples, resampled within each class; they say nothing of the
+    The intervals are 95 % bootstrap intervals over test samples, resampled within each class (and group
+    of samples, where there are some); they say nothing of the
     spread over seeds, backbones or validation splits. Without a test split they are missing and `optimistic` is true.
     """
     data, evaluations = tuning.data, tuning.evaluations
@@ -35,7 +42,7 @@ def describe(tuning: Tuning, metric: Metric, *, command: str, seed: int) -> dict
         "schema": SCHEMA,
         "command": command,
         "metric": metric.name,
-        "subject_to": [],
+        "subject_to": [constraint.text for constraint in constraints],
         "num_classes": len(data.class_names),
         "class_names": data.class_names,
         "support": support | {"unlabeled": data.unlabeled_count},
@@ -43,13 +50,15 @@ def describe(tuning: Tuning, metric: Metric, *, command: str, seed: int) -> dict
     for name in HEADS:
         document[name] = {split: heads[name].metrics for split, heads in evaluations.items()}
     document["recall"] = {name: {split: heads[name].recall for split, heads in evaluations.items()} for name in HEADS}
+    document["groups"] = _groups(tuning) if data.group_names else None
     metrics = document["after"]["val"]
     return document | {
         "undefined": {
             name: UNDEFINED.get(name, UNDEFINED_OTHERWISE) for name, value in metrics.items() if value is None
         },
         "interval": _intervals(tuning, metric, seed) if "test" in evaluations else {},
-        "constraints": [],
+        "constraints": _constraints(tuning, constraints, seed) if constraints else [],
+        "diagnosis": {name: agreements(own) for name, own in tuning.diagnoses.items()} or None,
         "optimistic": "test" not in evaluations,
         "seed": seed,
         "start": tuning.start,
@@ -69,16 +78,70 @@ def describe(tuning: Tuning, metric: Metric, *, command: str, seed: int) -> dict
     }
 
 
+def _groups(tuning: Tuning) -> dict[str, Any]:
+    """Return names, samples of each class in each group, and the recall there, null where there is no sample."""
+    data = tuning.data
+    shape = len(data.class_names), data.num_groups
+    support = {
+        name: torch.bincount(split.rows(data.num_groups), minlength=shape[0] * shape[1]).view(shape).tolist()
+        for name, split in data.splits.items()
+    }
+    recall = {name: {split: heads[name].group_recall for split, heads in tuning.evaluations.items()} for name in HEADS}
+    return {"names": data.group_names, "support": support, "recall": recall}
+
+
+def _constraints(tuning: Tuning, constraints: Sequence[Constraint], seed: int) -> list[dict[str, Any]]:
+    """Return what became of every constraint: on the evidence that steered (`val`, which decides `met`) and on test.
+
+    The evidence is all that is judged out of fold, train samples weighed by what they tell of validation.
+    """
+    refined = tuning.refined
+    redrawn = resampled_rows(
+        refined.confusion, refined.support, replicates=REPLICATES, generator=numpy_generator(seed, "constraints")
+    )
+    kept = {"val": feasibility(constraints, refined.confusion, redrawn)}
+    if "test" in tuning.evaluations:
+        data, predictions = tuning.data, tuning.evaluations["test"]["after"].predictions
+        rows, num_classes, groups = data.splits["test"].rows(data.num_groups), len(data.class_names), data.num_groups
+        counts = confusion_counts(rows, predictions, num_classes, groups=groups)
+        drawn = resampled_counts(
+            rows,
+            [predictions],
+            num_classes,
+            replicates=REPLICATES,
+            generator=torch_generator(seed, "bootstrap"),
+            groups=groups,
+        )
+        kept["test"] = feasibility(constraints, counts, (own for (own,) in drawn))
+    reports = []
+    for position, constraint in enumerate(constraints):
+        parts = {split: own[position] for split, own in kept.items()}
+        reports.append(
+            {
+                "expression": constraint.text,
+                "bound": constraint.bound,
+                "val": parts["val"].value,
+                "test": parts["test"].value if "test" in parts else None,
+                "met": parts["val"].met,
+                "met_on_test": parts["test"].met if "test" in parts else None,
+                "worst": {split: own.worst_item for split, own in parts.items()},
+                "interval": {split: own.interval for split, own in parts.items()},
+            }
+        )
+    return reports
+
+
 def _intervals(tuning: Tuning, metric: Metric, seed: int) -> dict[str, Any]:
     """Return 95 % intervals on test: of the tuned head, and of its change from the other heads on the same samples."""
     evaluations = tuning.evaluations["test"]
     before, balanced, after = bootstrap_statistics(
-        tuning.data.splits["test"].labels,
+        tuning.data.splits["test"].rows(tuning.data.num_groups),
         [evaluations[name].predictions for name in HEADS],
         defined_statistics(tuning.groups, metric),
         len(tuning.data.class_names),
         replicates=REPLICATES,
         generator=torch_generator(seed, "bootstrap"),
+        groups=tuning.data.num_groups,
     )
     values = {
         "after": after,

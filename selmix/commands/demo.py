@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from selmix.commands.console import guarded, progress
-from selmix.commands.options import Debug, Device, DeviceName, Json, Overwrite, Quiet, Seed, Settings
+from selmix.commands.options import Debug, Device, DeviceName, Json, Overwrite, Quiet, Seed, Settings, SubjectTo
 from selmix.commands.show import show_result
 from selmix.finetuning import finetune
 from selmix.pipeline import choose_device
@@ -27,8 +27,9 @@ def demo(
     out: Annotated[
         Path, typer.Option(help="Folder for the run; an earlier demo in the default one is replaced.")
     ] = _OUT,
+    subject_to: SubjectTo = None,
     settings: Settings = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     device: DeviceName = Device.auto,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -41,7 +42,8 @@ def demo(
     """
     with guarded(quiet=quiet, debug=debug):
         stage2 = {f"stage2.{key}": value for key, value in parse_assignments(settings or []).items()}
-        recipe = load_recipe(shipped_recipe("demo"), FinetuneRecipe, {"metric": metric, "seed": seed, **stage2})
+        overrides = {"metric": metric, "subject_to": subject_to or [], "seed": seed or 0, **stage2}
+        recipe = load_recipe(shipped_recipe("demo"), FinetuneRecipe, overrides)
         document = finetune(
             recipe,
             out,

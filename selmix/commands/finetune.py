@@ -5,12 +5,16 @@ from typing import Annotated
 
 import typer
 
+from selmix.commands import options
 from selmix.commands.console import guarded, progress
-from selmix.commands.options import Debug, Device, DeviceName, Json, MetricName, Out, Overwrite, Quiet, Seed, Settings
+from selmix.commands.options import Debug, Device, DeviceName, Json, MetricName, Out, Overwrite, Quiet, Settings
+from selmix.commands.several import show_seeds
 from selmix.commands.show import show_result
-from selmix.finetuning import finetune as finetune_recipe
+from selmix.errors import UsageError
+from selmix.finetuning import finetune as run_one
+from selmix.finetuning import finetune_seeds as run_each
 from selmix.pipeline import choose_device
-from selmix.recipe import FinetuneRecipe, build_recipe, parse_assignments
+from selmix.recipe import FinetuneRecipe, build_recipe, parse_assignments, parse_seeds
 
 
 def finetune(
@@ -28,8 +32,15 @@ def finetune(
         Path | None,
         typer.Option(help="Instead of --backbone and --data: an .npz with train_features, train_labels, ..."),
     ] = None,
+    subject_to: options.SubjectTo = None,
+    diagnose: Annotated[
+        bool, typer.Option("--diagnose", help="Also measure how well the gains of class pairs predict what steps do.")
+    ] = False,
     settings: Settings = None,
-    seed: Seed = 0,
+    seed: options.Seed = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Instead of --seed: a run for each, 0..4 or 0,1,2; then also mean and std.")
+    ] = None,
     device: DeviceName = Device.auto,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -42,25 +53,31 @@ def finetune(
 
     Without val, a fifth of train is set aside for it. The test split is looked at once, at the end.
 
-    The run folder gets result.json, the tuned head, the ids of every split and the request.
+    The run folder gets result.json, the tuned head, the ids of every split and the request; with --seeds a folder
+    like that for each seed, and seeds.json. A seed changes what is random in stage two and the part of train that is
+    set aside; not the backbone, nor a split that the data have.
 
-    Exit codes: 0 ok, 2 usage, 3 data or checkpoint problem.
+    Exit codes: 0 ok, 2 usage, 3 data or checkpoint problem, 4 a constraint was not met (the run is complete).
     """
     with guarded(quiet=quiet, debug=debug):
         content = {
             "metric": metric,
+            "subject_to": subject_to or [],
             "backbone": backbone,
             "data": data,
             "features": None if features is None else str(features),
-            "seed": seed,
+            "diagnose": diagnose,
+            "seed": seed or 0,
             "stage2": parse_assignments(settings or []),
         }
-        document = finetune_recipe(
-            build_recipe(FinetuneRecipe, content),
-            out,
-            command="finetune",
-            device=choose_device(device),
-            overwrite=overwrite,
-            track=progress(quiet=quiet),
-        )
-        show_result(document, out, as_json=as_json, quiet=quiet)
+        if seeds is not None and seed is not None:
+            raise UsageError("--seed and --seeds exclude each other; a single seed is --seed N")
+        recipe = build_recipe(FinetuneRecipe, content)
+        several = None if seeds is None else parse_seeds(seeds)
+        where, bar = choose_device(device), progress(quiet=quiet)
+        if several is None:
+            document = run_one(recipe, out, command="finetune", device=where, overwrite=overwrite, track=bar)
+            show_result(document, out, as_json=as_json, quiet=quiet)
+        else:
+            document = run_each(recipe, several, out, command="finetune", device=where, overwrite=overwrite, track=bar)
+            show_seeds(document, out, as_json=as_json, quiet=quiet)

@@ -22,8 +22,12 @@ MetricName = Annotated[
         "--metric", help="What to raise: a metric listed by `selmix metrics`, arithmetic on these, or FILE.py:FUNCTION."
     ),
 ]
+SubjectTo = Annotated[
+    list[str] | None,
+    typer.Option("--subject-to", help="What the head must keep, such as 'coverage >= 0.95/k'; repeatable."),
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the run.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of every random choice; 0 if not given.")]
 DeviceName = Annotated[Device, typer.Option("--device", help="Where the backbone runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress and no tables.")]

@@ -7,23 +7,28 @@ from typing import Any
 from rich.markup import escape
 
 from selmix.commands.console import out
-from selmix.commands.tables import class_table, interval, metric_table, percent
+from selmix.commands.limits import check_constraints, constraint_line
+from selmix.commands.tables import class_table, group_table, interval, metric_table, percent
 
 _COST = 0.005  # a class that fell by less than half a point is not called a cost
 _SHOWN = 8  # classes named
 
 
 def show_result(document: dict[str, Any], folder: Path, *, as_json: bool, quiet: bool) -> None:
-    """Print a result as JSON, as tables, or not at all."""
+    """Print a result as JSON, as tables, or not at all; then raise ConstraintError if a constraint is not met."""
     if as_json:
         print(json.dumps(document, indent=1, allow_nan=False))
     elif not quiet:
         split = "val" if document["optimistic"] else "test"
         out.print(class_table(document, split))
+        if document["groups"]:
+            out.print(group_table(document, split))
         for part in document["after"]:
             out.print(metric_table(document, part))
         for line in [*_summary(document, split), f"written: {folder / 'result.json'} and the tuned head beside it"]:
             out.print(line, soft_wrap=True, highlight=False)
+
+    check_constraints(document, folder)
 
 
 def _summary(document: dict[str, Any], split: str) -> list[str]:
@@ -41,8 +46,25 @@ def _summary(document: dict[str, Any], split: str) -> list[str]:
             f"  {100 * (after - value):+.1f} points from {percent(value)}, the {what}{_certainty(document, key)}"
         )
     lines.append(_costs(document, split))
+    lines += map(constraint_line, document["constraints"])
+    lines += _diagnosis(document["diagnosis"] or {})
     if document["optimistic"]:
         lines.append("[bold red]optimistic:[/bold red] there is no test split; these figures steered the tuning")
+    return lines
+
+
+def _diagnosis(diagnosis: dict[str, dict[str, dict[str, float | None]]]) -> list[str]:
+    """Return how well the gains predicted what single steps did."""
+    lines = []
+    for head, kinds in diagnosis.items():
+        for kind, step in (("soft", "small steps, mean probabilities"), ("hard", "large steps, counted predictions")):
+            pearson, spearman, sign = (
+                "-" if value is None else f"{value:.2f}"
+                for value in (kinds[kind][name] for name in ("pearson", "spearman", "sign_agreement"))
+            )
+            lines.append(
+                f"gains at the {head} head, {step}: correlation {pearson}, of ranks {spearman}, same sign {sign}"
+            )
     return lines
 
 

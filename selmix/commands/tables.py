@@ -44,6 +44,26 @@ def class_table(document: dict[str, Any], split: str) -> Table:
     return table
 
 
+def group_table(document: dict[str, Any], split: str) -> Table:
+    """Return the recall of every class in every group of samples that has some, before and after on a split."""
+    groups = document["groups"]
+    table = Table(title=f"recall of each class in each group on {split}, %", title_justify="left")
+    for column in ("class", "group"):
+        table.add_column(column)
+    for column in ("train", split, "before", "balanced", "after", "change"):
+        table.add_column(column, justify="right")
+    for label, class_name in enumerate(document["class_names"]):
+        for group, name in enumerate(groups["names"]):
+            counts = [groups["support"][part][label][group] for part in ("train", split)]
+            if counts[1]:
+                before, balanced, after = (
+                    groups["recall"][head][split][label][group] for head in ("before", "balanced", "after")
+                )
+                shown = *map(percent, (before, balanced, after)), _points(after - before)
+                table.add_row(escape(class_name), escape(name), *map(str, counts), *shown)
+    return table
+
+
 def metric_table(document: dict[str, Any], split: str) -> Table:
     """Return every metric before and after on a split, with intervals where there are some."""
     role = "steered the tuning" if split == "val" else "looked at once, at the end"

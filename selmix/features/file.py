@@ -11,28 +11,34 @@ from selmix.features.labeled import FeatureData, LabeledFeatures
 from selmix.heads import LinearHead
 
 _SPLITS = ("train", "val", "test")
-_KEYS = {f"{split}_{part}" for split in _SPLITS for part in ("features", "labels")} | {
+_KEYS = {f"{split}_{part}" for split in _SPLITS for part in ("features", "labels", "groups")} | {
     "unlabeled_features", "head_weight", "head_bias", "class_names",
 }  # fmt: skip
+
+_MOST_ROWS = 10_000  # classes times groups: gains are a matrix of so many rows and columns
 
 
 def load_features(path: Path) -> FeatureData:
     """Load an `.npz` of ready features.
 
     Keys: `train_features` [n, d] and `train_labels` [n], the same for `val` and `test` (both optional), and optionally
-    `unlabeled_features`, `head_weight` [k, d], `head_bias` [k], `class_names` [k].
+    `train_groups` [n] (integers or strings; then for every split), `unlabeled_features`, `head_weight` [k, d],
+    `head_bias` [k], `class_names` [k].
 
     Raises:
-        DataError: naming every fault: keys, shapes, NaN, labels out of range, a class missing in a split.
+        DataError: naming every fault: keys, shapes, NaN, labels out of range, a class missing in a split, a group of
+            test that train and val lack.
     """
     arrays = read_npz(path)
     faults = _key_faults(arrays) or _shape_faults(arrays) or _content_faults(arrays)
     if faults:
         raise DataError(f"{path}: {'; '.join(faults)}; mend the arrays and write them with np.savez")
+    groups = _known_groups(arrays)
     splits = {
         split: LabeledFeatures(
             torch.from_numpy(_single(arrays[f"{split}_features"])),
             torch.from_numpy(arrays[f"{split}_labels"].astype(np.int64)),
+            torch.from_numpy(np.searchsorted(groups, arrays[f"{split}_groups"])) if len(groups) else None,
         )
         for split in _SPLITS
         if f"{split}_features" in arrays
@@ -41,6 +47,7 @@ def load_features(path: Path) -> FeatureData:
         class_names=_class_names(arrays),
         splits=splits,
         ids={split: [str(row) for row in range(len(content.labels))] for split, content in splits.items()},
+        group_names=[str(name) for name in groups],
         head=_head(arrays),
         unlabeled_count=len(arrays.get("unlabeled_features", ())),
         digests={"data": digest_of_arrays(arrays)},
@@ -48,10 +55,11 @@ def load_features(path: Path) -> FeatureData:
 
 
 def _key_faults(arrays: dict[str, np.ndarray]) -> list[str]:
-    wanted = ["train_features", "train_labels"]
-    for split in ("val", "test"):
-        keys = [f"{split}_features", f"{split}_labels"]
-        wanted += keys if any(key in arrays for key in keys) else []
+    wanted = []
+    parts = ["features", "labels"] + ["groups"] * any(f"{split}_groups" in arrays for split in _SPLITS)
+    for split in _SPLITS:
+        keys = [f"{split}_{part}" for part in parts]
+        wanted += keys if split == "train" or any(key in arrays for key in keys) else []
     if "head_bias" in arrays:
         wanted.append("head_weight")
     missing = [key for key in wanted if key not in arrays]
@@ -62,16 +70,19 @@ def _key_faults(arrays: dict[str, np.ndarray]) -> list[str]:
     return faults
 
 
+_KINDS = {"names": "U", "labels": "iu", "groups": "iuU"}
+
+
 def _shape_faults(arrays: dict[str, np.ndarray]) -> list[str]:
     faults = []
     for key, array in arrays.items():
         dimensions = 2 if key.endswith(("features", "weight")) else 1
-        kinds = "U" if key == "class_names" else "iu" if key.endswith("labels") else "f"
+        kinds = _KINDS.get(key.rpartition("_")[2], "f")
         if array.ndim != dimensions or array.size == 0:
             faults.append(f"{key} must be a non-empty array of {dimensions} dimension(s), got shape {array.shape}")
         if array.dtype.kind not in kinds:
-            kind = {"U": "strings", "iu": "integers", "f": "floats"}[kinds]
-            remedy = "; use .astype(int)" if kinds == "iu" and array.dtype.kind == "f" else ""
+            kind = {"U": "strings", "iu": "integers", "f": "floats", "iuU": "integers or strings"}[kinds]
+            remedy = "; use .astype(int)" if "iu" in kinds and array.dtype.kind == "f" else ""
             faults.append(f"{key} must hold {kind}, got {array.dtype}{remedy}")
     if faults:
         return faults
@@ -80,9 +91,11 @@ def _shape_faults(arrays: dict[str, np.ndarray]) -> list[str]:
         if array.ndim == 2 and array.shape[1] != width:
             remedy = "; transpose it" if len(array) == width else ""
             faults.append(f"{key} has {array.shape[1]} columns, train_features has {width}{remedy}")
-        features = key.replace("labels", "features")
-        if key.endswith("labels") and len(array) != len(arrays[features]):
+        features = f"{key.partition('_')[0]}_features"
+        if key.endswith(("labels", "groups")) and len(array) != len(arrays[features]):
             faults.append(f"{key} has {len(array)} rows, {features} has {len(arrays[features])}")
+    if len({array.dtype.kind == "U" for key, array in arrays.items() if key.endswith("groups")}) > 1:
+        faults.append("groups must hold integers in every split, or strings in every split")
     sizes = {key: len(arrays[key]) for key in ("head_weight", "head_bias", "class_names") if key in arrays}
     if len(set(sizes.values())) > 1:
         faults.append(f"the number of classes differs: {', '.join(f'{key} has {size}' for key, size in sizes.items())}")
@@ -111,7 +124,27 @@ def _content_faults(arrays: dict[str, np.ndarray]) -> list[str]:
             missing[0] += " (labels start at 0; are these one too high?)"
         if missing:
             faults.append(f"{split} has no sample of class {', '.join(missing[:5])}{' ...' * (len(missing) > 5)}")
+    return faults + _group_faults(arrays, len(names))
+
+
+def _group_faults(arrays: dict[str, np.ndarray], num_classes: int) -> list[str]:
+    groups = _known_groups(arrays)
+    faults = []
+    if len(groups) * num_classes > _MOST_ROWS:
+        faults.append(
+            f"{num_classes} classes times {len(groups)} groups are more than {_MOST_ROWS}; a group has many samples"
+        )
+    unknown = np.setdiff1d(arrays.get("test_groups", groups), groups)
+    if len(unknown):
+        shown = ", ".join(map(str, unknown[:5])) + " ..." * (len(unknown) > 5)
+        faults.append(f"test_groups has {shown}, which is no group of train or val")
     return faults
+
+
+def _known_groups(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the groups of train and val in order, [g]; empty if there are none."""
+    given = [arrays[f"{split}_groups"] for split in ("train", "val") if f"{split}_groups" in arrays]
+    return np.unique(np.concatenate(given)) if given else np.array([])
 
 
 def _class_names(arrays: dict[str, np.ndarray]) -> list[str]:

@@ -40,6 +40,8 @@ class Refined:
         heads: the heads at the best step; the last is the result.
         best_step: 0 is the start.
         steps: steps taken.
+        confusion: joint confusion matrix [r, k] of the heads on the evidence that steered, out of fold.
+        support: float64 [r], how many validation samples that evidence is worth.
         history: one record per refresh: step, metric (of the averaged heads, on the evidence), largest_gain, and with
             constraints the violation and the largest multiplier.
     """
@@ -47,6 +49,8 @@ class Refined:
     heads: list[LinearHead]
     best_step: int
     steps: int
+    confusion: torch.Tensor
+    support: torch.Tensor
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -83,23 +87,27 @@ def refine(
         batch_size=settings.batch_size_for(plan.num_classes),
         mix_low=settings.mix_low,
         generator=generator,
+        smoothing=plan.smoothing(settings.smoothing).to(weights),
         groups=plan.groups,
     )
     drawable = plan.members[-1].counts > 0
 
     averaged, step = weights.clone(), 0
-    predictions = evidence.judge(averaged)
+    predictions = start_predictions = evidence.judge(weights)
     best, best_step, best_rank = averaged.clone(), 0, ascent.rank(predictions)
     history = [{"step": 0} | ascent.record(predictions)]
     while step < settings.steps:
         # which pairs raise the metric from here?
         confusion = evidence.confusion(predictions, pseudo_count=settings.pseudo_count)
         gradient = logit_gradient(ascent.objective(), confusion)
-        gains = gain_matrix(means, averaged[-1], None, gradient, mix=(1 + settings.mix_low) / 2)
+        gains = pair_gains(means, averaged[-1], gradient, plan, settings)
         gains[~drawable] = gains[:, ~drawable] = 0
         largest = float(gains.max())
         if largest <= 0:
             logger.info("no pair raises the metric any more: stopped after %d steps", step)
+            # these are the last heads now
+            if (rank := ascent.rank(predictions)) > best_rank:
+                best, best_step = averaged, step
             break
         law = pair_distribution(
             gains,
@@ -116,15 +124,40 @@ def refine(
             averaged.lerp_(weights, 1 - settings.averaging)
         step += round_steps
 
-        # what became of it, out of fold? Only the last heads stand for election: early ones wander with the large
-        # rate, and the best of many would be the luckiest
+        # what became of it, out of fold? Only the last heads stand for election (early ones wander with the large rate,
+        # and the best of many would be the luckiest), and only those that beat the start by more than luck explains
         predictions = evidence.judge(averaged)
         ascent.update(predictions)
         history.append({"step": step, "largest_gain": largest} | ascent.record(predictions))
         logger.debug("step %d of %d: %s %.4f out of fold", step, settings.steps, metric.name, history[-1]["metric"])
-        if step >= settings.steps * (1 - _ELECTION) and (rank := ascent.rank(predictions)) > best_rank:
-            best, best_step, best_rank = averaged.clone(), step, rank
-    return Refined([space.decode_head(weight) for weight in best], best_step, step, history)
+        if step >= settings.steps * (1 - _ELECTION):
+            rank = ascent.rank(predictions)
+            if rank > best_rank and (rank[:2] > best_rank[:2] or ascent.beats(predictions, start_predictions)):
+                best, best_step, best_rank = averaged.clone(), step, rank
+    return Refined(
+        heads=[space.decode_head(weight) for weight in best],
+        best_step=best_step,
+        steps=step,
+        confusion=evidence.confusion(evidence.judge(best)),
+        support=evidence.support,
+        history=history,
+    )
+
+
+def pair_gains(
+    means: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, plan: CrossFit, settings: RefineSettings
+) -> torch.Tensor:
+    """Return the gains [r, r] of steps as the loop takes them: with its mean coefficient and its smoothed targets.
+
+    Args:
+        means: [r, d + 1] encoded mean feature of each row.
+        weight: [k, d + 1] of the head.
+        gradient: [r, k] of the metric in logit space.
+        plan: has rows and training counts.
+        settings: of the loop.
+    """
+    smoothing = plan.smoothing(settings.smoothing).repeat_interleave(plan.groups)
+    return gain_matrix(means, weight, None, gradient, mix=(1 + settings.mix_low) / 2, smoothing=smoothing)
 
 
 class _Ascent:
@@ -158,6 +191,13 @@ class _Ascent:
         """Return what candidates are ranked by: the rounded metric has less noise than the metric."""
         smoothed = self.evidence.confusion(predictions, pseudo_count=self.settings.pseudo_count)
         return rank_key(float(self.rounded(smoothed)), self.slack(predictions))
+
+    def beats(self, candidate: torch.Tensor, incumbent: torch.Tensor) -> bool:
+        """Return whether the candidate is better by more than a standard error of the difference."""
+        difference, standard_error = self.evidence.difference(
+            self.rounded, candidate, incumbent, pseudo_count=self.settings.pseudo_count
+        )
+        return difference > standard_error
 
     def record(self, predictions: torch.Tensor) -> dict[str, float]:
         """Return the figures of a refresh."""
