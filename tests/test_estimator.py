@@ -207,8 +207,7 @@ def test_groups_raise_the_worst_group(seed):
         return min(right[groups_test == group].mean() for group in np.unique(groups))
 
     # the core feature alone is right on Phi(1.2) = 88.5 % of every group
-    assert worst(plain) < 0.75
-    assert worst(grouped) > 0.8
+    assert worst(grouped) > max(0.8, worst(plain) + 0.05)
     assert grouped.groups_.tolist() == ["bird land", "bird sea", "fish land", "fish sea"]
     assert grouped.score(X_test, y_test, groups=groups_test) == pytest.approx(worst(grouped), rel=1e-12)
     assert 0.5 < grouped.val_metrics_["after"]["worst_group_recall"] <= 1
@@ -258,10 +257,11 @@ def test_the_starting_heads_take_as_many_steps_but_no_more_than_usual(monkeypatc
             "retrain_heads",
             lambda *given, real=real, **more: taken.append(more["settings"].steps) or real(*given, **more),
         )
-    quick(steps=30).fit(X, y)
-    quick(steps=5010).fit(X, y)
-    quick(steps=10, settings={"start_steps": 40}).fit(X, y)
-    assert taken == 3 * [30] + 3 * [5000] + 3 * [40]
+    cases = [({"steps": 30}, 30), ({"steps": 5010}, 5000), ({"steps": 10, "settings": {"start_steps": 40}}, 40)]
+    for changes, expected in cases:
+        taken.clear()
+        quick(**changes).fit(X, y)
+        assert set(taken) == {expected}
 
 
 def test_validation_may_lack_classes_but_not_have_others():
