@@ -198,8 +198,8 @@ def test_groups_raise_the_worst_group(seed):
     groups, groups_val, groups_test = (
         np.char.add(np.where(y, "bird ", "fish "), np.where(b, "sea", "land")) for _, y, b in parts
     )
-    plain = quick(metric="mean_recall", steps=500).fit(X, y, X_val, y_val)
-    grouped = quick(metric="worst_group_recall", steps=500)
+    plain = quick(metric="mean_recall", steps=1500).fit(X, y, X_val, y_val)
+    grouped = quick(metric="worst_group_recall", steps=1500)
     grouped.fit(X, y, X_val, y_val, groups=groups, groups_val=groups_val)
 
     def worst(model):
