@@ -5,11 +5,8 @@
 One run measures both, after a warm-up, as the median of several repeats.
 """
 
-import statistics
-import time
-from collections.abc import Callable
-
 import torch
+from measure import median_seconds
 
 from selmix.features.labeled import LabeledFeatures
 from selmix.heads import LinearHead
@@ -17,19 +14,6 @@ from selmix.metrics import get_metric
 from selmix.seeding import torch_generator
 from selmix.stage2.crossfit import CrossFit
 from selmix.stage2.settings import RefineSettings, refine
-
-REPEATS = 7
-
-
-def median_seconds(work: Callable[[], object]) -> float:
-    """Return the median time of `work` over the repeats, after one warm-up."""
-    work()
-    times = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
 
 
 def synthetic(count: int, num_classes: int, width: int, *, name: str) -> LabeledFeatures:
@@ -62,7 +46,7 @@ def measure(folds: int) -> None:
             torch.bmm(batch, weight.mT)
             torch.bmm(residual, batch)
 
-    loop_seconds, bare_seconds = median_seconds(loop), median_seconds(bare_products)
+    loop_seconds, bare_seconds = median_seconds(loop, bare_products)
     assert set(taken) == {settings.steps}, f"the loop stopped early: {taken}"
     print(
         f"folds={folds} ({len(heads)} heads): {settings.steps} steps in {loop_seconds:.3f} s, "
@@ -71,7 +55,8 @@ def measure(folds: int) -> None:
 
 
 def main() -> None:
-    """Measure one head, and the six heads of five-fold cross-fitting."""
+    """Measure one head, and the six heads of five-fold cross-fitting, on one thread as the pipeline has it."""
+    torch.set_num_threads(1)
     for folds in (0, 5):
         measure(folds)
 

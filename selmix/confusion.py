@@ -8,7 +8,12 @@ import torch
 
 
 def confusion_counts(
-    rows: torch.Tensor, predictions: torch.Tensor, num_classes: int, *, groups: int = 1
+    rows: torch.Tensor,
+    predictions: torch.Tensor,
+    num_classes: int,
+    *,
+    groups: int = 1,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Count (truth, prediction) pairs.
 
@@ -17,12 +22,13 @@ def confusion_counts(
         predictions: [n] int64 predicted classes, in 0..k-1.
         num_classes: k.
         groups: groups of samples, g.
+        weights: float64 [n], what each sample counts; 1, if not given.
 
     Returns:
         float64 [k g, k]; entry (i, j) is the number of samples of row i predicted as j.
     """
     num_rows = num_classes * groups
-    cells = torch.bincount(rows * num_classes + predictions, minlength=num_rows * num_classes)
+    cells = torch.bincount(rows * num_classes + predictions, weights, minlength=num_rows * num_classes)
     return cells.view(num_rows, num_classes).double()
 
 

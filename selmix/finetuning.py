@@ -138,7 +138,7 @@ def _run(job: _Job, recipe: FinetuneRecipe, out: Path, command: str) -> dict[str
         job.data, job.metric, job.settings, seed=recipe.seed, constraints=job.constraints, diagnosed=recipe.diagnose
     )
     document = describe(tuning, job.metric, job.constraints, command=command, seed=recipe.seed)
-    used = {key: value for key, value in vars(job.settings).items() if value is not None}  # TOML has no null
+    used = vars(job.settings) | {"batch_size": job.settings.batch_size_for(len(job.data.class_names))}
     request = recipe.model_dump(exclude_none=True) | {"metric": job.metric.name, "stage2": used}
     if recipe.diagnose:
         write_diagnosis(out, describe_diagnosis(tuning, job.metric))

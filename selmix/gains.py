@@ -25,7 +25,8 @@ import torch
 
 _CELLS = 1 << 23  # pairs at a time: bounds the temporaries to a few 64 MB matrices
 # exp(x) of float64 is normal for |x| < 708. Exponents, at most 0, are cut off at _FLOOR and shifted up by _SHIFT: each
-# factor is at least exp(-700); of N, one factor of one term is at its top, so exp(-400) <= N <= k exp(600)
+# factor is at least exp(-700); of N, one factor of one term is at its top, so exp(-400) <= N <= k exp(600). There is
+# room for entries of A up to 10^40.
 _FLOOR = -1000.0
 _SHIFT = 300.0
 
@@ -37,13 +38,14 @@ def gain_matrix(
     logit_gradient: torch.Tensor,
     *,
     mix: float,
+    smoothing: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the directional derivative of the metric along one unit-rate SGD step on each pair's mixup.
 
     Computed in float64: gains are differences of nearly equal numbers, and their signs decide which pairs are drawn.
-    Never NaN, and no device is waited for. A pair is exact as long as one of its two means spans few enough logits:
-    lam (or 1 - lam for the partner) times (largest - smallest) <= 960 nats. Beyond that, logits further below the top
-    than 1000 / lam (1000 / (1 - lam)) count as that far.
+    Never NaN where the arguments are finite, and no device is waited for. A pair (i, j) is exact as long as one of its
+    two means spans few enough logits: lam (largest - smallest) of i, or (1 - lam) (largest - smallest) of j, is at most
+    960 nats. Beyond that, logits further below the top than 1000 / lam or 1000 / (1 - lam) count as that far.
 
     Args:
         class_means: [r, d] mean feature per class; or per class and group, row = label * G + group, r = k G.
@@ -51,6 +53,8 @@ def gain_matrix(
         bias: [k] of the head, or None when the head has no bias (then the step moves none).
         logit_gradient: [r, k] from `selmix.metrics.logit_gradient`.
         mix: coefficient lam of the row that keeps its label, in [0, 1].
+        smoothing: [r] label smoothing eps of each row when it keeps its label: the step is (t_i - p_ij) z_ij^T with
+            t_i = (1 - eps_i) e_i + eps_i / k; none, if not given.
 
     Returns:
         float64 [r, r]; entry (i, j) is the gain of mixing row i, which keeps its label, with j.
@@ -65,6 +69,8 @@ def gain_matrix(
     partner_exp = _bounded_exp_((1 - mix) * logits)
     kept_exp = _bounded_exp_(logits.mul_(mix))  # in place: there is room for few matrices when k is 10^4
     weighted_partner = (partner_exp * sensitivity).mul_(1 - mix)
+    average = sensitivity.mean(1)
+    eps = torch.zeros_like(average) if smoothing is None else smoothing.to(average)
 
     gains = logits.new_empty(rows, rows)
     height = max(1, _CELLS // rows)
@@ -73,7 +79,9 @@ def gain_matrix(
         weighted_kept = (kept_exp[block] * sensitivity[block]).mul_(mix)
         out = torch.mm(weighted_kept, partner_exp.T, out=gains[block])
         out.addmm_(kept_exp[block], weighted_partner.T).div_(-(kept_exp[block] @ partner_exp.T))
-        out.add_(sensitivity.index_select(1, labels[block]).T, alpha=1 - mix)
+        # t_i . A_i = eps_i mean(A_i), and t_i . A_j = (1 - eps_i) A_j,i + eps_i mean(A_j)
+        own = sensitivity.index_select(1, labels[block]).T.lerp(average, eps[block, None])
+        out.add_(own, alpha=1 - mix).add_((mix * eps * average)[block, None])
     return gains
 
 

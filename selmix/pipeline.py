@@ -163,7 +163,13 @@ def _tune(
     started = time.perf_counter()
     before = data.head or _linear_probe(train, train_members, seed)
     plan = CrossFit.plan(train, val, num_classes, folds=settings.folds, generator=torch_generator(seed, "folds"))
-    starts = starting_heads(before, train_members.counts, plan, val, generator=torch_generator(seed, "balanced"))
+    starts = starting_heads(
+        before,
+        train_members.counts,
+        plan,
+        smoothing=settings.smoothing,
+        generator=torch_generator(seed, "balanced"),
+    )
     start = settings.start
     if start == "best":
         support = torch.bincount(plan.rows[plan.num_train :], minlength=num_classes * plan.groups).double()

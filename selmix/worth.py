@@ -1,15 +1,17 @@
 """How much is a training sample worth as evidence? A backbone may know it by heart; it never saw a validation sample.
 
-Both are judged out of fold, but the features themselves may have been fitted to the training images. Let q_i be class
-i's recall on n_i training samples and let y_i of m_i validation samples be right. If the training recall is off by
-chance and by a shift of the size that tau samples would show by chance, then
+Both are judged out of fold, but the features themselves may have been fitted to the training images. Let c_i of class
+i's n_i training samples be right, and y_i of its m_i validation samples. If the recalls differ by a shift of the size
+that tau samples would show by chance, the n_i training samples tell as much as t_i validation samples, each as much as
+w_i = t_i / n_i = 1 / (1 + n_i / tau) of them, and
 
-    y_i ~ BetaBinomial(m_i, t_i q_i, t_i (1 - q_i)),        1 / t_i = 1 / tau + 1 / n_i,
+    y_i ~ BetaBinomial(m_i, 1 + w_i c_i, 1 + w_i (n_i - c_i)),        1 / t_i = 1 / tau + 1 / n_i:
 
-and the best estimate of the recall counts the n_i training samples as t_i validation samples: each is worth
-t_i / n_i = 1 / (1 + n_i / tau). One tau for all classes, the most likely one, is read off the data: near infinity
-(all samples count the same) where the backbone has not seen the training images, a few samples where it has overfitted.
-This is empirical Bayes, with the training recalls for a prior; compare Fay and Herriot, JASA 1979.
+a flat prior of the recall and a discounted likelihood of the training samples. Flat, because a prior that gathers at 0
+and 1 when w_i is small would take recalls of 1 on both sides for a sign of shift. One tau for all classes, the most
+likely one, is read off the data: near infinity (all samples count the same) where the backbone has not seen the training
+images, a few samples where it has overfitted. This is empirical Bayes; the prior is the power prior of Ibrahim and Chen,
+Statistical Science 2000.
 """
 
 import torch
@@ -30,18 +32,16 @@ def training_worth(
     """
     if not val_count.any():
         return torch.ones_like(val_count, dtype=torch.float64)
-    recall = (train_correct + 1) / (train_count + 2)
     shifts = _SHIFTS.to(val_count.device)
-    strength = 1 / (1 / shifts[:, None] + 1 / train_count.clamp_min(1))
-    right, wrong = strength * recall, strength * (1 - recall)
+    worth = 1 / (1 + train_count / shifts[:, None])
+    right, wrong = 1 + worth * train_correct, 1 + worth * (train_count - train_correct)
     likelihood = (
         (right + val_correct).lgamma()
         + (wrong + val_count - val_correct).lgamma()
-        - (strength + val_count).lgamma()
+        - (right + wrong + val_count).lgamma()
         - right.lgamma()
         - wrong.lgamma()
-        + strength.lgamma()
+        + (right + wrong).lgamma()
     )
-    # a class without training samples to judge says nothing of them
-    shift = shifts[(likelihood * (train_count > 0)).sum(1).argmax()]
-    return 1 / (1 + train_count / shift)
+    # a class without training samples to judge is equally likely under every tau
+    return worth[likelihood.sum(1).argmax()]

@@ -23,7 +23,7 @@ SHORT = RetrainSettings(steps=1000)
 def trained(train: LabeledFeatures, power: float, *, seed: int = 0, settings: RetrainSettings = SHORT) -> LinearHead:
     members = ClassMembers.from_labels(train.labels, int(train.labels.max()) + 1)
     generator = torch.Generator().manual_seed(seed)
-    (head,) = retrain_heads(train, [members], sampling_power=power, settings=settings, generator=generator)
+    (head,) = retrain_heads(train.features, [members], sampling_power=power, settings=settings, generator=generator)
     return head
 
 

@@ -99,7 +99,7 @@ def test_a_mixture_is_given_in_the_space():
     assert torch.equal(targets, same)
 
 
-@pytest.mark.parametrize("cells", [1, 32 * 7 * 2, 32 * 7 * 2 * 2 + 1])
+@pytest.mark.parametrize("cells", [1, 32 * (7 * 2 + 3), 32 * (7 * 2 + 3) * 2 + 1])
 @pytest.mark.parametrize("features", [FEATURES, StackedRows([FEATURES[:3], FEATURES[3:3], FEATURES[3:]])])
 def test_batches_depend_neither_on_the_steps_read_at_a_time_nor_on_where_the_rows_lie(monkeypatch, cells, features):
     law = torch.full((3, 3), 1 / 9, dtype=torch.float64)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from builders import cross_fit, gaussian_splits, without_feedback
@@ -9,15 +10,19 @@ from scipy import stats
 
 from selmix.baselines.retrain import RetrainSettings, retrain_heads
 from selmix.features.labeled import LabeledFeatures
+from selmix.features.rows import StackedRows, gather
 from selmix.features.space import FeatureSpace
 from selmix.heads import LinearHead
 from selmix.metrics import METRICS, Metric
 from selmix.stage2.crossfit import CrossFit
-from selmix.stage2.settings import RefineSettings, refine
+from selmix.stage2.refine import refine
+from selmix.stage2.settings import RefineSettings
 from selmix.stage2.starts import starting_heads
 
-TRAIN_COUNTS, VAL_COUNTS = [9, 5, 1, 2], [1, 2, 7, 10]
-FOLDS = [0, 2, 3, 5]
+# class 2 has one sample in train and none in val; class 3 one in each
+TRAIN_COUNTS, VAL_COUNTS = [9, 14, 1, 1, 5], [11, 2, 0, 1, 12]
+COUNT = sum(TRAIN_COUNTS) + sum(VAL_COUNTS)
+FOLDS = [2, 3, 5, 12]
 
 
 def labels_of(counts: list[int], seed: int) -> torch.Tensor:
@@ -26,144 +31,189 @@ def labels_of(counts: list[int], seed: int) -> torch.Tensor:
     return labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
 
 
-def splits_of(val_counts: list[int] = VAL_COUNTS, *, seed: int = 0) -> dict[str, LabeledFeatures]:
-    generator = torch.Generator().manual_seed(seed)
-    labels = {"train": labels_of(TRAIN_COUNTS, seed), "val": labels_of(val_counts, seed + 1)}
-    return {name: LabeledFeatures(torch.randn(len(own), 3, generator=generator), own) for name, own in labels.items()}
+def splits_of(val_counts: list[int] = VAL_COUNTS, *, seed: int = 0, groups: int = 0) -> dict[str, LabeledFeatures]:
+    """Return random features; with `groups` every sample has one of so many groups."""
+    generator, splits = torch.Generator().manual_seed(seed), {}
+    for name, counts in (("train", TRAIN_COUNTS), ("val", val_counts)):
+        labels = labels_of(counts, seed + len(splits))
+        group = torch.randint(groups, labels.shape, generator=generator) if groups else None
+        splits[name] = LabeledFeatures(torch.randn(len(labels), 3, generator=generator), labels, group)
+    return splits
 
 
-def folds_of(plan: CrossFit, count: int) -> list[int]:
-    """Return the head that judges each of `count` validation samples; fail if one has no judge or several."""
-    judges: dict[int, list[int]] = {}
-    for head, rows in enumerate(plan.judged):
-        for row in rows.tolist():
-            judges.setdefault(row, []).append(head)
-    assert sorted(judges) == list(range(count))
-    assert all(len(own) == 1 for own in judges.values())
-    return [judges[row][0] for row in range(count)]
+def folds_of(plan: CrossFit) -> list[int]:
+    """Return the head that judges each sample, -1 where none does; fail if one has several."""
+    judges = [[] for _ in range(len(plan.labels))]
+    for head, positions in enumerate(plan.judged):
+        for position in positions.tolist():
+            judges[position].append(head)
+    assert all(len(own) <= 1 for own in judges)
+    return [own[0] if own else -1 for own in judges]
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("folds", [2, 3, 5, 12])
-def test_every_sample_has_one_judge_and_folds_are_even_within_a_class(folds, seed):
-    splits = splits_of(seed=seed)
-    labels = splits["val"].labels.tolist()
-    plan = cross_fit(splits, folds, seed=seed)
-    fold = folds_of(plan, len(labels))
-    assert len(plan.members) == len(plan.judged) == folds + 1
-    for label in range(4):
-        own = [fold[row] for row in range(len(labels)) if labels[row] == label]
-        sizes = [own.count(number) for number in range(folds)]
-        assert sum(sizes) == VAL_COUNTS[label]
-        assert max(sizes) - min(sizes) <= 1
-
-
+@pytest.mark.parametrize("groups", [0, 2])
 @pytest.mark.parametrize("folds", FOLDS)
-def test_no_head_learns_from_what_it_judges_and_the_last_learns_from_all(folds):
-    splits = splits_of()
-    train_count, val_count = len(splits["train"].labels), len(splits["val"].labels)
+def test_every_sample_is_judged_once_by_a_head_that_has_not_learnt_it_but_the_only_one_of_its_row(folds, groups):
+    splits = splits_of(groups=groups)
     plan = cross_fit(splits, folds)
-    assert torch.equal(plan.pool.features, torch.cat([splits["train"].features, splits["val"].features]))
-    assert plan.pool.labels.tolist() == splits["train"].labels.tolist() + splits["val"].labels.tolist()
-    for members, judged in zip(plan.members, plan.judged, strict=True):
-        learnt, seen = members.order.tolist(), {train_count + row for row in judged.tolist()}
+    labels = splits["train"].labels.tolist() + splits["val"].labels.tolist()
+    group = splits["train"].groups.tolist() + splits["val"].groups.tolist() if groups else [0] * COUNT
+    rows = [label * (groups or 1) + own for label, own in zip(labels, group, strict=True)]
+    assert plan.labels.tolist() == labels
+    assert plan.rows.tolist() == rows
+    assert (plan.num_train, plan.num_classes, plan.groups) == (30, 5, groups or 1)
+    assert torch.equal(
+        gather(plan.features, torch.arange(COUNT)), torch.cat([splits["train"].features, splits["val"].features])
+    )
+    assert len(plan.members) == folds + 1
+    assert len(plan.judged) == folds
+    fold = folds_of(plan)
+    for head, members in enumerate(plan.members):
+        learnt = members.order.tolist()
         assert len(set(learnt)) == len(learnt)
-        assert not seen & set(learnt)
-        assert seen | set(learnt) == set(range(train_count + val_count))
-    assert len(plan.judged[-1]) == (0 if folds else val_count)
-    assert len(plan.members[-1].order) == train_count + (val_count if folds else 0)
+        assert set(learnt) == {position for position in range(COUNT) if fold[position] != head}
+    for position in range(COUNT):
+        assert (fold[position] == -1) == (rows.count(rows[position]) == 1)
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("groups", [0, 2])
 @pytest.mark.parametrize("folds", FOLDS)
-def test_members_are_drawn_from_the_own_class_of_what_a_head_may_learn(folds):
-    plan = cross_fit(splits_of(), folds)
-    classes = torch.arange(4).repeat(300)
+def test_folds_are_even_within_a_row_in_train_in_val_and_together(folds, groups, seed):
+    plan = cross_fit(splits_of(seed=seed, groups=groups), folds, seed=seed)
+    fold, train = torch.tensor(folds_of(plan)), torch.arange(COUNT) < plan.num_train
+    for row in plan.rows.unique():
+        for part in (train, ~train, train | ~train):
+            own = fold[part & (plan.rows == row)]
+            if len(own) and (own >= 0).all():
+                sizes = torch.bincount(own, minlength=folds)
+                assert int(sizes.max() - sizes.min()) <= 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("folds", FOLDS)
+def test_every_head_has_a_member_of_every_class_even_of_one_train_and_one_val_sample(folds, seed):
+    plan = cross_fit(splits_of(seed=seed), folds, seed=seed)
     for members in plan.members:
+        assert (members.counts > 0).all()
+    # class 3: two heads lack one of its two samples, another each
+    own = [set(members.order[plan.labels[members.order] == 3].tolist()) for members in plan.members]
+    assert sorted(map(len, own)) == [1, 1] + [2] * (folds - 1)
+    assert set.union(*own) == {position for position in range(COUNT) if plan.labels[position] == 3}
+
+
+@pytest.mark.parametrize("groups", [0, 2])
+def test_members_are_drawn_from_the_own_class_of_what_a_head_may_learn(groups):
+    plan = cross_fit(splits_of(groups=groups), 3)
+    classes = torch.arange(5).repeat(400)
+    assert len(plan.class_members) == 4
+    for members, by_row in zip(plan.class_members, plan.members, strict=True):
         drawn = members.draw(classes, generator=torch.Generator().manual_seed(0))
-        assert torch.equal(plan.pool.labels[drawn], classes)
-        assert set(drawn.tolist()) == set(members.order.tolist())
+        assert torch.equal(plan.labels[drawn], classes)
+        assert set(drawn.tolist()) == set(by_row.order.tolist())
+        rows = plan.rows.unique()
+        assert torch.equal(plan.rows[by_row.draw(rows, generator=torch.Generator().manual_seed(0))], rows)
+
+
+def test_groups_count_only_if_both_splits_have_them():
+    splits = splits_of(groups=2)
+    splits["val"] = replace(splits["val"], groups=None)
+    assert cross_fit(splits).groups == 1
+    # a group that only val knows has rows too
+    splits = splits_of(groups=2)
+    splits["val"].groups[0] = 4
+    plan = cross_fit(splits)
+    assert plan.groups == 5
+    assert plan.rows[plan.num_train] == 5 * splits["val"].labels[0] + 4
 
 
 def test_the_deal_is_random_and_follows_the_generator():
     splits = splits_of()
-    folds = [folds_of(cross_fit(splits, 5, seed=seed), 20) for seed in (1, 1, 2)]
+    folds = [folds_of(cross_fit(splits, 5, seed=seed)) for seed in (1, 1, 2)]
     assert folds[0] == folds[1] != folds[2]
-    # each sample, of a small class or a large one, gets every fold equally often
-    dealt = torch.tensor([folds_of(cross_fit(splits, 5, seed=seed), 20) for seed in range(400)])
-    pvalues = [stats.chisquare(torch.bincount(dealt[:, row], minlength=5)).pvalue for row in range(20)]
-    assert min(pvalues) > 1e-3 / 20
-    # of the ten samples of class 3 any two share a fold of two with probability 1/9
-    largest = (splits["val"].labels == 3).nonzero()[:, 0]
+    # each sample that is judged, of a small class or a large one, gets every fold equally often
+    dealt = torch.tensor([folds_of(cross_fit(splits, 5, seed=seed)) for seed in range(400)])
+    judged = [position for position in range(COUNT) if dealt[0, position] >= 0]
+    pvalues = [stats.chisquare(torch.bincount(dealt[:, position], minlength=5)).pvalue for position in judged]
+    assert min(pvalues) > 1e-3 / COUNT
+    # of the 14 training samples of class 1 folds hold 3, 3, 3, 3 and 2: any two share one with probability 26/182
+    largest = (splits["train"].labels == 1).nonzero()[:, 0]
     for other in (1, 5):
         together = int((dealt[:, largest[0]] == dealt[:, largest[other]]).sum())
-        assert stats.binomtest(together, 400, 1 / 9).pvalue > 1e-3
+        assert stats.binomtest(together, 400, 26 / 182).pvalue > 1e-3
 
 
-def test_classes_of_one_sample_are_spread_over_the_folds():
-    labels = torch.arange(500)
-    features = LabeledFeatures(torch.zeros(500, 1), labels)
-    sizes = [len(rows) for rows in cross_fit({"train": features, "val": features}, 5).judged]
-    assert sizes[-1] == 0
-    assert stats.chisquare(sizes[:-1]).pvalue > 1e-3
+def test_classes_of_two_samples_are_spread_over_the_folds():
+    features = LabeledFeatures(torch.zeros(500, 1), torch.arange(500))
+    sizes = [len(positions) for positions in cross_fit({"train": features, "val": features}, 5).judged]
+    assert stats.chisquare(sizes).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("folds", FOLDS)
-def test_each_row_of_logits_comes_from_its_judge(folds):
-    splits = splits_of()
+def test_each_row_of_validation_logits_comes_from_its_judge(folds):
+    splits = splits_of([1, 1, 0, 1, 1])
+    # a sample that is the only one of its class, in val: nobody judges it
+    splits["val"].labels[0], lonely = 2, 0
+    splits["train"].labels[splits["train"].labels == 2] = 0
     plan, val = cross_fit(splits, folds), splits["val"]
     generator = torch.Generator().manual_seed(3)
-    heads = [LinearHead(torch.randn(4, 3, generator=generator), torch.full((4,), 10.0 * h)) for h in range(6)]
-    heads = heads[: len(plan.members)]
-    logits = plan.logits(heads, val)
-    assert logits.shape == (20, 4)
-    for row, judge in enumerate(folds_of(plan, 20)):
+    heads = [LinearHead(torch.randn(5, 3, generator=generator), torch.full((5,), 10.0 * h)) for h in range(folds + 1)]
+    logits, fold = plan.val_logits(heads, val), folds_of(plan)[plan.num_train :]
+    assert logits.shape == (4, 5)
+    assert fold[lonely] == -1
+    for row, judge in enumerate(fold):
         expected = heads[judge].weight @ val.features[row] + heads[judge].bias
         torch.testing.assert_close(logits[row], expected)
 
 
-@pytest.mark.parametrize("val_counts", [[1, 1, 1, 1], [1, 2, 1, 2]])
-def test_a_class_with_one_or_two_validation_samples_works(val_counts):
-    splits = splits_of(val_counts)
-    plan = cross_fit(splits, 5)
-    starts = starting_heads(
-        LinearHead(torch.zeros(4, 3), torch.zeros(4)),
-        torch.tensor(TRAIN_COUNTS),
-        plan,
-        generator=torch.Generator().manual_seed(0),
-    )["balanced"]
-    settings = RefineSettings(steps=40, refresh=10)
-    refined = refine(
-        starts, plan, splits["val"], METRICS["min_recall"], settings, generator=torch.Generator().manual_seed(0)
+def test_features_on_a_memory_map_are_tuned_to_the_same_bits(tmp_path):
+    splits = splits_of()
+    mapped = {}
+    for name, split in splits.items():
+        np.save(tmp_path / name, split.features.numpy())
+        features = torch.from_numpy(np.load(tmp_path / f"{name}.npy", mmap_mode="c"))
+        mapped[name] = LabeledFeatures(features, split.labels)
+    plan = cross_fit(mapped)
+    assert isinstance(plan.features, StackedRows)
+    assert plan.features.parts[0].data_ptr() == mapped["train"].features.data_ptr()  # no copy
+    one, two = (retrained(cross_fit(own), METRICS["accuracy"]) for own in (splits, mapped))
+    assert all(torch.equal(a.weight, b.weight) for a, b in zip(one, two, strict=True))
+    zero, settings = LinearHead(torch.zeros(5, 3), torch.zeros(5)), RefineSettings(steps=20, refresh=10)
+    one, two = (
+        refine([zero] * 4, cross_fit(own), METRICS["min_recall"], settings, generator=torch.Generator().manual_seed(0))
+        for own in (splits, mapped)
     )
-    assert len(refined.heads) == 6
-    assert all(head.weight.isfinite().all() for head in refined.heads)
-    assert plan.logits(refined.heads, splits["val"]).isfinite().all()
+    assert one.history == two.history
+    assert all(torch.equal(a.weight, b.weight) for a, b in zip(one.heads, two.heads, strict=True))
 
 
-def test_starts_have_a_head_for_each_of_the_plan_and_adjust_by_the_counts_that_trained():
-    plan = cross_fit(splits_of(), 3)
-    given = LinearHead(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.ones(4))
-    starts = starting_heads(given, torch.tensor([10, 10, 20, 60]), plan, generator=torch.Generator().manual_seed(1))
-    assert {name: len(heads) for name, heads in starts.items()} == {"given": 4, "logit_adjusted": 4, "balanced": 4}
-    for head, adjusted in zip(starts["given"], starts["logit_adjusted"], strict=True):
-        assert torch.equal(head.weight, given.weight)
-        assert torch.equal(head.bias, given.bias)
-        # priors 0.1, 0.1, 0.2 and 0.6
-        torch.testing.assert_close(adjusted.bias, 1 - torch.tensor([0.1, 0.1, 0.2, 0.6]).log())
-    assert len({tuple(head.bias.tolist()) for head in starts["balanced"]}) == 4
+@pytest.mark.parametrize("val_counts", [[1, 1, 1, 1, 1], [1, 2, 1, 2, 0], VAL_COUNTS, [0, 0, 0, 0, 3]])
+@pytest.mark.parametrize("groups", [0, 2])
+def test_classes_of_none_one_or_two_validation_samples_work(monkeypatch, val_counts, groups):
+    monkeypatch.setattr("selmix.stage2.starts.RetrainSettings", lambda: RetrainSettings(steps=40))
+    splits = splits_of(val_counts, groups=groups)
+    plan, val = cross_fit(splits, 5), splits["val"]
+    given, generator = LinearHead(torch.zeros(5, 3), torch.zeros(5)), torch.Generator().manual_seed(0)
+    starts = starting_heads(given, torch.tensor(TRAIN_COUNTS), plan, val, generator=generator)["balanced"]
+    settings = RefineSettings(steps=40, refresh=10)
+    for metric in ("min_recall", "geometric_mean", "macro_f1"):
+        refined = refine(starts, plan, METRICS[metric], settings, generator=generator)
+        assert refined.steps == 40
+        assert len(refined.heads) == 6
+        assert all(head.weight.isfinite().all() and head.bias.isfinite().all() for head in refined.heads)
+        assert plan.val_logits(refined.heads, val).isfinite().all()
 
 
 def retrained(plan: CrossFit, _: Metric) -> list[LinearHead]:
-    generator = torch.Generator().manual_seed(0)
-    settings = RetrainSettings(steps=100)
-    return retrain_heads(plan.pool, plan.members, sampling_power=0, settings=settings, generator=generator)
+    generator, settings = torch.Generator().manual_seed(0), RetrainSettings(steps=100)
+    return retrain_heads(plan.features, plan.class_members, sampling_power=0, settings=settings, generator=generator)
 
 
 def refined(plan: CrossFit, metric: Metric) -> list[LinearHead]:
-    """Tune by a plan whose pool has changed; steered by the validation split as it was."""
-    heads, val = [LinearHead(torch.zeros(3, 8), torch.zeros(3))] * len(plan.members), SPLITS["val"]
-    generator = torch.Generator().manual_seed(0)
-    return refine(heads, plan, val, metric, RefineSettings(steps=60), generator=generator).heads
+    heads, generator = [LinearHead(torch.zeros(3, 8), torch.zeros(3))] * len(plan.members), torch.Generator()
+    refined = refine(heads, plan, metric, RefineSettings(steps=60), generator=generator.manual_seed(0))
+    assert refined.best_step == 60
+    return refined.heads
 
 
 SPLITS = gaussian_splits([40, 20, 8], seed=0, per_class=6)
@@ -173,12 +223,12 @@ SPLITS = gaussian_splits([40, 20, 8], seed=0, per_class=6)
 @pytest.mark.parametrize("fold", range(3))
 def test_the_judge_of_a_sample_is_the_only_head_that_its_features_do_not_reach(monkeypatch, fit, fold):
     # what looks at all samples, labels unseen or by way of the metric, is fixed: the space, the gains, the best step
-    space, metric = FeatureSpace.fit(SPLITS["train"].features), without_feedback(monkeypatch)
+    plan, metric = cross_fit(SPLITS, 3), without_feedback(monkeypatch)
+    space = FeatureSpace.fit(plan.features)
     monkeypatch.setattr(FeatureSpace, "fit", lambda features: space)
-    plan = cross_fit(SPLITS, 3)
-    features = plan.pool.features.clone()
-    features[len(SPLITS["train"].labels) + plan.judged[fold]] += 100
-    changed = replace(plan, pool=LabeledFeatures(features, plan.pool.labels))
+    features = gather(plan.features, torch.arange(len(plan.labels)))
+    features[plan.judged[fold]] += 100
+    changed = replace(plan, features=StackedRows([features]))
     pairs = zip(fit(plan, metric), fit(changed, metric), strict=True)
     same = [torch.equal(a.weight, b.weight) and torch.equal(a.bias, b.bias) for a, b in pairs]
     assert same == [head == fold for head in range(4)]

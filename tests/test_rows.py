@@ -54,6 +54,12 @@ def test_gathered_rows_lie_where_they_were_asked_for(features, shape):
     assert torch.equal(gather(features, positions), FEATURES[positions])
 
 
+@pytest.mark.parametrize("position", [-1, 23])
+def test_rows_that_do_not_exist_are_refused(features, position):
+    with pytest.raises(IndexError, match="out of range"):
+        gather(features, torch.tensor([3, position]))
+
+
 @pytest.mark.usefixtures("_cells")
 def test_statistics_do_not_depend_on_blocks(features):
     exact = FEATURES.double().numpy()

@@ -1,6 +1,5 @@
 """Stage two of MiSLAS: label-aware smoothing, and a scale per class, on a head that keeps learning."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ from selmix.features.labeled import LabeledFeatures
 from selmix.features.space import FeatureSpace
 from selmix.heads import LinearHead
 from selmix.pairs import ClassMembers
+from selmix.smoothing import label_aware_smoothing, smoothed_targets
 
 
 @dataclass(frozen=True)
@@ -37,27 +37,6 @@ class MislasSettings:
     weight_decay: float = 5e-4
 
 
-def smoothed_targets(class_counts: torch.Tensor, *, head_smoothing: float, tail_smoothing: float) -> torch.Tensor:
-    """Return the target distribution of every class, [k, k]: (1 - eps_y) one_hot(y) + eps_y / k, eps rising with n_y.
-
-    eps_y = tail + (head - tail) sin(pi/2 (n_y - n_min) / (n_max - n_min)), the concave form; head where all n
-    are equal.
-
-    Args:
-        class_counts: [k] training samples.
-        head_smoothing: eps of the largest class, in [0, 1).
-        tail_smoothing: eps of the smallest class, in [0, 1).
-
-    Source: Zhong et al., "Improving Calibration for Long-Tailed Recognition", CVPR 2021, section 3.2; the share of the
-    true class follows the released code, which smooths over all k classes.
-    """
-    counts = class_counts.double()
-    spread = counts.max() - counts.min()
-    place = (counts - counts.min()) / spread if spread > 0 else torch.ones_like(counts)
-    smoothing = tail_smoothing + (head_smoothing - tail_smoothing) * (place * math.pi / 2).sin()
-    return torch.diag(1 - smoothing) + (smoothing / len(counts)).unsqueeze(1)
-
-
 def mislas_head(
     head: LinearHead, data: LabeledFeatures, settings: MislasSettings, *, generator: torch.Generator
 ) -> LinearHead:
@@ -75,9 +54,7 @@ def mislas_head(
     space = FeatureSpace.fit(data.features)
     features = space.encode(data.features)
     members = ClassMembers.from_labels(data.labels, head.num_classes)
-    targets = smoothed_targets(
-        members.counts, head_smoothing=settings.head_smoothing, tail_smoothing=settings.tail_smoothing
-    ).to(features)
+    smoothing = label_aware_smoothing(members.counts, head=settings.head_smoothing, tail=settings.tail_smoothing)
     weight = space.encode_head(head).clone().requires_grad_()
     scale = torch.ones(head.num_classes).requires_grad_()
     rates = {weight: settings.head_factor * settings.learning_rate, scale: settings.learning_rate}
@@ -91,7 +68,9 @@ def mislas_head(
     classes = torch.randint(head.num_classes, (settings.steps, settings.batch_size), generator=generator)
     for labels, batch in zip(classes, members.draw(classes, generator=generator), strict=True):
         optimiser.zero_grad()
-        F.cross_entropy(scale * (features[batch] @ weight.T), targets[labels]).backward()
+        F.cross_entropy(
+            scale * (features[batch] @ weight.T), smoothed_targets(labels, smoothing.to(features))
+        ).backward()
         optimiser.step()
         schedule.step()
     return space.decode_head((scale.unsqueeze(1) * weight).detach())

@@ -104,5 +104,7 @@ def retrained(
     """Return one fresh head trained by SGD, see `retrain_heads`."""
     members = ClassMembers.from_labels(data.labels, num_classes)
     settings = RetrainSettings()
-    (head,) = retrain_heads(data.features, [members], sampling_power=sampling_power, settings=settings, generator=generator)
+    (head,) = retrain_heads(
+        data.features, [members], sampling_power=sampling_power, settings=settings, generator=generator
+    )
     return head

@@ -7,13 +7,13 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
 from selmix.descent import cross_entropy_step_
 from selmix.features.rows import Rows, gather
 from selmix.features.space import FeatureSpace
 from selmix.heads import LinearHead
 from selmix.pairs import ClassMembers
+from selmix.smoothing import label_aware_smoothing, smoothed_targets
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class RetrainSettings:
         learning_rate: at the start of the cosine to 0.
         weight_decay: L2 coefficient.
         averaging: decay per step of the exponential average of the iterates, which is the result.
+        smoothing: label-aware smoothing of the largest class.
     """
 
     steps: int = 5000
@@ -33,6 +34,7 @@ class RetrainSettings:
     learning_rate: float = 10.0
     weight_decay: float = 1e-4
     averaging: float = 0.99
+    smoothing: float = 0.0
 
 
 def batch_size_for(num_classes: int) -> int:
@@ -70,12 +72,13 @@ def retrain_heads(
     shape = (settings.steps, settings.batch_size or batch_size_for(num_classes))
     classes = torch.multinomial(class_law, math.prod(shape), replacement=True, generator=generator).view(shape)
     drawn = torch.stack([own.draw(classes, generator=generator) for own in members], dim=1)
+    smoothing = label_aware_smoothing(members[-1].counts, head=settings.smoothing).to(features.dtype)
     weights = torch.zeros(len(members), num_classes, features.shape[1] + 1, dtype=features.dtype)
     averaged = weights.clone()
     for step in range(settings.steps):
         rate = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
         batch = space.encode(gather(features, drawn[step]))
-        targets = F.one_hot(classes[step], num_classes).to(batch)
+        targets = smoothed_targets(classes[step], smoothing)
         cross_entropy_step_(weights, batch, targets, rate=rate, decay=settings.weight_decay)
         averaged.lerp_(weights, 1 - settings.averaging)
     return [space.decode_head(weight) for weight in averaged]

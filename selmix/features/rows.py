@@ -47,11 +47,11 @@ def gather(features: Rows, positions: torch.Tensor) -> torch.Tensor:
         rows = features.index_select(0, flat)  # several times faster than an index
     else:
         rows = torch.empty(len(flat), features.shape[1], dtype=features.dtype, device=features.device)
-        start = 0
-        for part in features.parts:
-            own = ((flat >= start) & (flat < start + len(part))).nonzero()[:, 0]
-            rows[own] = part.index_select(0, flat[own] - start)
-            start += len(part)
+        ends = torch.tensor([len(part) for part in features.parts], device=flat.device).cumsum(0)
+        part_of = torch.bucketize(flat, ends[:-1], right=True)
+        for number, part in enumerate(features.parts):
+            own = (part_of == number).nonzero()[:, 0]
+            rows[own] = part.index_select(0, flat[own] - (ends[number] - len(part)))
     return rows.view(*positions.shape, features.shape[1])
 
 

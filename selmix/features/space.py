@@ -26,14 +26,14 @@ class FeatureSpace:
         count, squares = 0, 0.0
         centre = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
         for _, rows in row_blocks(features):
-            own = rows.double()
+            own = rows.to(torch.float64, copy=True)
             own_centre = own.mean(0)
             apart = own_centre - centre
             # squares around the common centre: those around the two centres, and those of the centres themselves
-            squares += float((own - own_centre).square().sum())
-            squares += float(apart.square().sum()) * count * len(own) / (count + len(own))
-            count += len(own)
-            centre += apart * (len(own) / count)
+            own = own.sub_(own_centre).flatten()
+            squares += float(own @ own) + float(apart @ apart) * count * len(rows) / (count + len(rows))
+            count += len(rows)
+            centre += apart * (len(rows) / count)
         return cls(centre.to(features.dtype), (squares / count) ** 0.5 or 1.0)
 
     def encode(self, features: torch.Tensor) -> torch.Tensor:

@@ -24,6 +24,7 @@ from selmix.features.space import FeatureSpace
 from selmix.gains import gain_matrix
 from selmix.heads import LinearHead
 from selmix.metrics import Metric, logit_gradient, soft_minimum
+from selmix.smoothing import label_aware_smoothing
 from selmix.stage2.batches import PairBatches
 from selmix.stage2.crossfit import CrossFit
 from selmix.stage2.evidence import Evidence
@@ -84,13 +85,32 @@ def diagnose(
 
     confusion = evidence.confusion(evidence.judge(weights), pseudo_count=settings.pseudo_count)
     gradient = logit_gradient(objective, confusion)
-    gains = gain_matrix(evidence.row_means(), weights[-1], None, gradient, mix=(1 + settings.mix_low) / 2)
+    class_counts = torch.bincount(plan.labels, minlength=plan.num_classes)
+    smoothing = label_aware_smoothing(class_counts, head=settings.smoothing)
+    gains = gain_matrix(
+        evidence.row_means(),
+        weights[-1],
+        None,
+        gradient,
+        mix=(1 + settings.mix_low) / 2,
+        smoothing=smoothing.repeat_interleave(plan.groups),
+    )
     kept, partner = _over_all_ranks(gains, plan.members[-1].counts > 0, pairs, generator)
 
     start = weights.double()  # small changes are differences of nearly equal numbers
     before = {"soft": soft(start), "hard": hard(start)}
     measured: dict[str, list[float]] = {"soft": [], "hard": []}
-    for step in _unit_steps(start, plan, space, settings, kept, partner, generator):
+    batches = PairBatches(
+        features=plan.features,
+        space=space,
+        members=plan.members,
+        batch_size=MIXUPS,
+        mix_low=settings.mix_low,
+        generator=generator,
+        smoothing=smoothing.to(weights),
+        groups=plan.groups,
+    )
+    for step in _unit_steps(start, batches, kept, partner):
         measured["soft"].append((soft(start + SMALL_RATE * step) - before["soft"]) / SMALL_RATE)
         measured["hard"].append((hard(start + LARGE_RATE * step) - before["hard"]) / LARGE_RATE)
     return Diagnosis(
@@ -132,25 +152,10 @@ def _over_all_ranks(
 
 
 def _unit_steps(
-    start: torch.Tensor,
-    plan: CrossFit,
-    space: FeatureSpace,
-    settings: RefineSettings,
-    kept: torch.Tensor,
-    partner: torch.Tensor,
-    generator: torch.Generator,
+    start: torch.Tensor, batches: PairBatches, kept: torch.Tensor, partner: torch.Tensor
 ) -> Iterator[torch.Tensor]:
-    """Yield, for each pair, the step [h, k, d + 1] of rate 1 on the mean gradient of many of its mixups."""
-    batches = PairBatches(
-        features=plan.features,
-        space=space,
-        members=plan.members,
-        batch_size=MIXUPS,
-        mix_low=settings.mix_low,
-        generator=generator,
-        groups=plan.groups,
-    )
-    law = torch.zeros(2 * (len(plan.members[-1].counts),), dtype=torch.float64)
+    """Yield, for each pair, the step [h, k, d + 1] of rate 1 on the mean gradient of a batch of its mixups."""
+    law = torch.zeros(2 * (len(batches.members[-1].counts),), dtype=torch.float64)
     for pair in zip(kept.tolist(), partner.tolist(), strict=True):
         law[pair] = 1
         ((features, targets),) = batches.draw(law, 1)

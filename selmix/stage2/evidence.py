@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
-from selmix.confusion import joint_confusion
+from selmix.confusion import confusion_counts, joint_confusion
 from selmix.features.rows import gather
 from selmix.features.space import FeatureSpace
+from selmix.metrics import MetricFunction
+from selmix.significance import paired_difference
 from selmix.stage2.crossfit import CrossFit
 from selmix.worth import training_worth
 
@@ -51,7 +53,8 @@ class Evidence:
         positions = torch.cat(chosen)
         rows, is_val = plan.rows[positions], positions >= plan.num_train
         num_rows = plan.num_classes * plan.groups
-        val_count = torch.bincount(rows[is_val], minlength=num_rows)
+        # of all of validation: what is judged of it is cut off at so many a row
+        val_count = torch.bincount(plan.rows[plan.num_train :], minlength=num_rows)
         share = torch.where(torch.bincount(rows, minlength=num_rows) > 0, val_count.clamp_min(1), 0).double()
         evidence = cls(
             features=[space.encode(gather(plan.features, own)) for own in chosen],
@@ -73,9 +76,7 @@ class Evidence:
 
     def judge(self, weights: torch.Tensor) -> torch.Tensor:
         """Return the predictions, int64 [m], of every sample by the head that has not learnt it."""
-        return torch.cat(
-            [(own @ weight.T).argmax(1) for own, weight in zip(self.features, weights, strict=False)]
-        )
+        return torch.cat([(own @ weight.T).argmax(1) for own, weight in zip(self.features, weights, strict=False)])
 
     @property
     def support(self) -> torch.Tensor:
@@ -84,10 +85,29 @@ class Evidence:
 
     def confusion(self, predictions: torch.Tensor, *, pseudo_count: float = 0.0) -> torch.Tensor:
         """Return the joint confusion matrix [r, k] of the predictions, its rows smoothed and scaled to the prior."""
-        cells = self.rows * self.num_classes + predictions
-        counts = torch.bincount(cells, self.weights, minlength=len(self.prior) * self.num_classes)
-        counts = counts.view(len(self.prior), self.num_classes)
+        counts = confusion_counts(self.rows, predictions, self.num_classes, groups=self.groups, weights=self.weights)
         return joint_confusion(counts, pseudo_count=pseudo_count, prior=self.prior)
+
+    @property
+    def groups(self) -> int:
+        """Return the rows per class."""
+        return len(self.prior) // self.num_classes
+
+    def difference(
+        self, objective: MetricFunction, candidate: torch.Tensor, incumbent: torch.Tensor, *, pseudo_count: float
+    ) -> tuple[float, float]:
+        """Return by how much the candidate's predictions are better, and the standard error: `paired_difference`."""
+        return paired_difference(
+            objective,
+            self.rows,
+            candidate,
+            incumbent,
+            self.num_classes,
+            pseudo_count=pseudo_count,
+            groups=self.groups,
+            weights=self.weights,
+            prior=self.prior,
+        )
 
     def row_means(self) -> torch.Tensor:
         """Return the weighted mean encoded feature of each row, float64 [r, d + 1]; zeros without samples."""

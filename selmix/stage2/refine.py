@@ -22,6 +22,7 @@ from selmix.gains import gain_matrix
 from selmix.heads import LinearHead
 from selmix.metrics import Metric, MetricFunction, logit_gradient, soft_minimum
 from selmix.pairs import pair_distribution
+from selmix.smoothing import label_aware_smoothing
 from selmix.stage2.batches import PairBatches
 from selmix.stage2.crossfit import CrossFit
 from selmix.stage2.evidence import Evidence
@@ -79,6 +80,8 @@ def refine(
     weights = torch.stack([space.encode_head(head) for head in heads])
     evidence = Evidence.gather(plan, space, weights, generator=generator)
     means = evidence.row_means()
+    class_counts = torch.bincount(plan.labels, minlength=plan.num_classes)
+    smoothing = label_aware_smoothing(class_counts, head=settings.smoothing)
     ascent = _Ascent(metric, constraints, evidence, settings)
     batches = PairBatches(
         features=plan.features,
@@ -87,23 +90,34 @@ def refine(
         batch_size=settings.batch_size_for(plan.num_classes),
         mix_low=settings.mix_low,
         generator=generator,
+        smoothing=smoothing.to(weights),
         groups=plan.groups,
     )
     drawable = plan.members[-1].counts > 0
 
     averaged, step = weights.clone(), 0
-    predictions = evidence.judge(averaged)
+    predictions = start_predictions = evidence.judge(weights)
     best, best_step, best_rank = averaged.clone(), 0, ascent.rank(predictions)
     history = [{"step": 0} | ascent.record(predictions)]
     while step < settings.steps:
         # which pairs raise the metric from here?
         confusion = evidence.confusion(predictions, pseudo_count=settings.pseudo_count)
         gradient = logit_gradient(ascent.objective(), confusion)
-        gains = gain_matrix(means, averaged[-1], None, gradient, mix=(1 + settings.mix_low) / 2)
+        gains = gain_matrix(
+            means,
+            averaged[-1],
+            None,
+            gradient,
+            mix=(1 + settings.mix_low) / 2,
+            smoothing=smoothing.repeat_interleave(plan.groups),
+        )
         gains[~drawable] = gains[:, ~drawable] = 0
         largest = float(gains.max())
         if largest <= 0:
             logger.info("no pair raises the metric any more: stopped after %d steps", step)
+            # these are the last heads now
+            if (rank := ascent.rank(predictions)) > best_rank:
+                best, best_step = averaged, step
             break
         law = pair_distribution(
             gains,
@@ -120,13 +134,15 @@ def refine(
             averaged.lerp_(weights, 1 - settings.averaging)
         step += round_steps
 
-        # what became of it, out of fold? Only the last heads stand for election: early ones wander with the large
-        # rate, and the best of many would be the luckiest
+        # what became of it, out of fold? Only the last heads stand for election (early ones wander with the large rate,
+        # and the best of many would be the luckiest), and only those that beat the start by more than luck explains
         predictions = evidence.judge(averaged)
         ascent.update(predictions)
         history.append({"step": step, "largest_gain": largest} | ascent.record(predictions))
-        if step >= settings.steps * (1 - _ELECTION) and (rank := ascent.rank(predictions)) > best_rank:
-            best, best_step, best_rank = averaged.clone(), step, rank
+        if step >= settings.steps * (1 - _ELECTION):
+            rank = ascent.rank(predictions)
+            if rank > best_rank and (rank[:2] > best_rank[:2] or ascent.beats(predictions, start_predictions)):
+                best, best_step, best_rank = averaged.clone(), step, rank
     return Refined(
         heads=[space.decode_head(weight) for weight in best],
         best_step=best_step,
@@ -168,6 +184,13 @@ class _Ascent:
         """Return what candidates are ranked by: the rounded metric has less noise than the metric."""
         smoothed = self.evidence.confusion(predictions, pseudo_count=self.settings.pseudo_count)
         return rank_key(float(self.rounded(smoothed)), self.slack(predictions))
+
+    def beats(self, candidate: torch.Tensor, incumbent: torch.Tensor) -> bool:
+        """Return whether the candidate is better by more than a standard error of the difference."""
+        difference, standard_error = self.evidence.difference(
+            self.rounded, candidate, incumbent, pseudo_count=self.settings.pseudo_count
+        )
+        return difference > standard_error
 
     def record(self, predictions: torch.Tensor) -> dict[str, float]:
         """Return the figures of a refresh."""

@@ -24,6 +24,7 @@ class RefineSettings:
         inverse_temperature: s of the pair law, on gains divided by the largest.
         exploration: share of the pair law that is spread evenly over all pairs.
         mix_low: the kept sample's coefficient is uniform on [mix_low, 1].
+        smoothing: label-aware smoothing of the largest class; the smallest has none.
         sharpness: of the soft minimum in metrics that have a minimum, per standard error of what it compares.
         pseudo_count: samples per class that smooth the confusion matrix of the gains.
         averaging: decay per step of the exponential average of the iterates; 0 keeps the last iterate.
@@ -40,6 +41,7 @@ class RefineSettings:
     inverse_temperature: float = 10.0
     exploration: float = 0.0
     mix_low: float = 0.6
+    smoothing: float = 0.3
     sharpness: float = 2.0
     pseudo_count: float = 1.0
     averaging: float = 0.99
@@ -60,6 +62,7 @@ class RefineSettings:
                 "inverse_temperature": (">= 0", self.inverse_temperature >= 0),
                 "exploration": ("in [0, 1)", 0 <= self.exploration < 1),
                 "mix_low": ("in [0, 1]", 0 <= self.mix_low <= 1),
+                "smoothing": ("in [0, 1)", 0 <= self.smoothing < 1),
                 "sharpness": ("> 0", self.sharpness > 0),
                 "pseudo_count": ("> 0", self.pseudo_count > 0),
                 "averaging": ("in [0, 1)", 0 <= self.averaging < 1),
