@@ -13,6 +13,7 @@ from selmix.features.labeled import LabeledFeatures
 from selmix.features.rows import StackedRows
 from selmix.heads import LinearHead
 from selmix.pairs import ClassMembers
+from selmix.smoothing import label_aware_smoothing
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,10 @@ class CrossFit:
             ClassMembers.from_labels(self.labels, self.num_classes, among=own.order.sort().values)
             for own in self.members
         ]
+
+    def smoothing(self, head: float) -> torch.Tensor:
+        """Return the label-aware smoothing of every class, [k]: `head` for the largest, none for the smallest."""
+        return label_aware_smoothing(torch.bincount(self.labels, minlength=self.num_classes), head=head)
 
     def val_logits(self, heads: list[LinearHead], val: LabeledFeatures) -> torch.Tensor:
         """Return the logits [n, k] of the validation samples, each from the head that judges it."""

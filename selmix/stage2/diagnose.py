@@ -21,13 +21,12 @@ from scipy import stats
 from selmix.confusion import joint_confusion
 from selmix.descent import cross_entropy_step_
 from selmix.features.space import FeatureSpace
-from selmix.gains import gain_matrix
 from selmix.heads import LinearHead
 from selmix.metrics import Metric, logit_gradient, soft_minimum
-from selmix.smoothing import label_aware_smoothing
 from selmix.stage2.batches import PairBatches
 from selmix.stage2.crossfit import CrossFit
 from selmix.stage2.evidence import Evidence
+from selmix.stage2.refine import pair_gains
 from selmix.stage2.settings import RefineSettings
 
 PAIRS, MIXUPS = 200, 256
@@ -85,32 +84,13 @@ def diagnose(
 
     confusion = evidence.confusion(evidence.judge(weights), pseudo_count=settings.pseudo_count)
     gradient = logit_gradient(objective, confusion)
-    class_counts = torch.bincount(plan.labels, minlength=plan.num_classes)
-    smoothing = label_aware_smoothing(class_counts, head=settings.smoothing)
-    gains = gain_matrix(
-        evidence.row_means(),
-        weights[-1],
-        None,
-        gradient,
-        mix=(1 + settings.mix_low) / 2,
-        smoothing=smoothing.repeat_interleave(plan.groups),
-    )
+    gains = pair_gains(evidence.row_means(), weights[-1], gradient, plan, settings)
     kept, partner = _over_all_ranks(gains, plan.members[-1].counts > 0, pairs, generator)
 
     start = weights.double()  # small changes are differences of nearly equal numbers
     before = {"soft": soft(start), "hard": hard(start)}
     measured: dict[str, list[float]] = {"soft": [], "hard": []}
-    batches = PairBatches(
-        features=plan.features,
-        space=space,
-        members=plan.members,
-        batch_size=MIXUPS,
-        mix_low=settings.mix_low,
-        generator=generator,
-        smoothing=smoothing.to(weights),
-        groups=plan.groups,
-    )
-    for step in _unit_steps(start, batches, kept, partner):
+    for step in _unit_steps(start, plan, space, settings, kept, partner, generator):
         measured["soft"].append((soft(start + SMALL_RATE * step) - before["soft"]) / SMALL_RATE)
         measured["hard"].append((hard(start + LARGE_RATE * step) - before["hard"]) / LARGE_RATE)
     return Diagnosis(
@@ -152,10 +132,26 @@ def _over_all_ranks(
 
 
 def _unit_steps(
-    start: torch.Tensor, batches: PairBatches, kept: torch.Tensor, partner: torch.Tensor
+    start: torch.Tensor,
+    plan: CrossFit,
+    space: FeatureSpace,
+    settings: RefineSettings,
+    kept: torch.Tensor,
+    partner: torch.Tensor,
+    generator: torch.Generator,
 ) -> Iterator[torch.Tensor]:
-    """Yield, for each pair, the step [h, k, d + 1] of rate 1 on the mean gradient of a batch of its mixups."""
-    law = torch.zeros(2 * (len(batches.members[-1].counts),), dtype=torch.float64)
+    """Yield, for each pair, the step [h, k, d + 1] of rate 1 on the mean gradient of many of its mixups."""
+    batches = PairBatches(
+        features=plan.features,
+        space=space,
+        members=plan.members,
+        batch_size=MIXUPS,
+        mix_low=settings.mix_low,
+        generator=generator,
+        smoothing=plan.smoothing(settings.smoothing).to(start),
+        groups=plan.groups,
+    )
+    law = torch.zeros(2 * (len(plan.members[-1].counts),), dtype=torch.float64)
     for pair in zip(kept.tolist(), partner.tolist(), strict=True):
         law[pair] = 1
         ((features, targets),) = batches.draw(law, 1)

@@ -22,7 +22,6 @@ from selmix.gains import gain_matrix
 from selmix.heads import LinearHead
 from selmix.metrics import Metric, MetricFunction, logit_gradient, soft_minimum
 from selmix.pairs import pair_distribution
-from selmix.smoothing import label_aware_smoothing
 from selmix.stage2.batches import PairBatches
 from selmix.stage2.crossfit import CrossFit
 from selmix.stage2.evidence import Evidence
@@ -80,8 +79,6 @@ def refine(
     weights = torch.stack([space.encode_head(head) for head in heads])
     evidence = Evidence.gather(plan, space, weights, generator=generator)
     means = evidence.row_means()
-    class_counts = torch.bincount(plan.labels, minlength=plan.num_classes)
-    smoothing = label_aware_smoothing(class_counts, head=settings.smoothing)
     ascent = _Ascent(metric, constraints, evidence, settings)
     batches = PairBatches(
         features=plan.features,
@@ -90,7 +87,7 @@ def refine(
         batch_size=settings.batch_size_for(plan.num_classes),
         mix_low=settings.mix_low,
         generator=generator,
-        smoothing=smoothing.to(weights),
+        smoothing=plan.smoothing(settings.smoothing).to(weights),
         groups=plan.groups,
     )
     drawable = plan.members[-1].counts > 0
@@ -103,14 +100,7 @@ def refine(
         # which pairs raise the metric from here?
         confusion = evidence.confusion(predictions, pseudo_count=settings.pseudo_count)
         gradient = logit_gradient(ascent.objective(), confusion)
-        gains = gain_matrix(
-            means,
-            averaged[-1],
-            None,
-            gradient,
-            mix=(1 + settings.mix_low) / 2,
-            smoothing=smoothing.repeat_interleave(plan.groups),
-        )
+        gains = pair_gains(means, averaged[-1], gradient, plan, settings)
         gains[~drawable] = gains[:, ~drawable] = 0
         largest = float(gains.max())
         if largest <= 0:
@@ -139,6 +129,7 @@ def refine(
         predictions = evidence.judge(averaged)
         ascent.update(predictions)
         history.append({"step": step, "largest_gain": largest} | ascent.record(predictions))
+        logger.debug("step %d of %d: %s %.4f out of fold", step, settings.steps, metric.name, history[-1]["metric"])
         if step >= settings.steps * (1 - _ELECTION):
             rank = ascent.rank(predictions)
             if rank > best_rank and (rank[:2] > best_rank[:2] or ascent.beats(predictions, start_predictions)):
@@ -151,6 +142,22 @@ def refine(
         support=evidence.support,
         history=history,
     )
+
+
+def pair_gains(
+    means: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, plan: CrossFit, settings: RefineSettings
+) -> torch.Tensor:
+    """Return the gains [r, r] of steps as the loop takes them: with its mean coefficient and its smoothed targets.
+
+    Args:
+        means: [r, d + 1] encoded mean feature of each row.
+        weight: [k, d + 1] of the head.
+        gradient: [r, k] of the metric in logit space.
+        plan: has rows and training counts.
+        settings: of the loop.
+    """
+    smoothing = plan.smoothing(settings.smoothing).repeat_interleave(plan.groups)
+    return gain_matrix(means, weight, None, gradient, mix=(1 + settings.mix_low) / 2, smoothing=smoothing)
 
 
 class _Ascent:
