@@ -11,8 +11,9 @@ import statistics
 
 import torch
 
+from selmix.extraction import features_of_images
 from selmix.metrics import METRICS
-from selmix.pipeline import features_of_images, tune
+from selmix.pipeline import tune
 from selmix.stage2.settings import RefineSettings
 
 

@@ -17,11 +17,12 @@ from selmix.checkpoints import write_atomically
 from selmix.confusion import confusion_counts, joint_confusion
 from selmix.data.splits import draw_per_class, stratified_holdout
 from selmix.errors import DataError, UsageError, suggestion
+from selmix.extraction import features_of_images
 from selmix.features.extract import Track
 from selmix.features.file import load_features
 from selmix.features.labeled import FeatureData
 from selmix.metrics import Metric, MetricContext, parse_metric
-from selmix.pipeline import VALIDATION_FRACTION, features_of_images, tune
+from selmix.pipeline import VALIDATION_FRACTION, tune
 from selmix.recipe import CompareRecipe, refine_settings
 from selmix.run import run_folder
 from selmix.seeding import numpy_generator, torch_generator

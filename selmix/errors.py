@@ -4,8 +4,11 @@ import difflib
 from collections.abc import Iterable
 
 
-class SelmixError(Exception):
-    """A fault that the user can mend: the rule, the value and the remedy in one line."""
+class SelmixError(ValueError):
+    """A fault that the user can mend: the rule, the value and the remedy in one line.
+
+    A ValueError, as scikit-learn expects of an estimator.
+    """
 
     exit_code = 1
 

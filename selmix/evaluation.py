@@ -1,5 +1,6 @@
 """Everything that is reported of a head on a split."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,17 +21,18 @@ REPORTED = {
 }
 
 UNDEFINED = {
-    "head_recall": f"no class has more than {HEAD_ABOVE} training samples",
-    "medium_recall": f"no class has {TAIL_BELOW} to {HEAD_ABOVE} training samples",
-    "tail_recall": f"no class has fewer than {TAIL_BELOW} training samples",
-    "min_head_tail_recall": "head or tail has no class",
+    "head_recall": f"no class of this split has more than {HEAD_ABOVE} training samples",
+    "medium_recall": f"no class of this split has {TAIL_BELOW} to {HEAD_ABOVE} training samples",
+    "tail_recall": f"no class of this split has fewer than {TAIL_BELOW} training samples",
+    "min_head_tail_recall": "head or tail has no class in this split",
 }
+UNDEFINED_OTHERWISE = "it needs a class that has no sample in this split"
 
 
 def count_statistics(
     counts: torch.Tensor, groups: ClassGroups, metric: Metric | None = None
 ) -> dict[str, float | None]:
-    """Return every metric of confusion counts in which every class has a sample.
+    """Return every metric of confusion counts; a class without samples has no recall and is left out.
 
     Args:
         counts: [k, k], or [k g, k] with a row for each class and group of samples.
@@ -41,19 +43,29 @@ def count_statistics(
         Name -> value; None where undefined, and `UNDEFINED` says why.
     """
     confusion = joint_confusion(counts)
-    by_class = class_confusion(counts)
-    recalls = by_class.diagonal() / by_class.sum(1)
+    recalls = class_recalls(counts)
+    present = ~recalls.isnan()
     result: dict[str, float | None] = {name: float(listed(confusion)) for name, listed in METRICS.items()}
     result["min_coverage"] = float(coverage(confusion).amin())
     for group, members in groups.members.items():
-        result[f"{group}_recall"] = float(recalls[members].mean()) if members.any() else None
+        result[f"{group}_recall"] = float(recalls[members & present].mean()) if (members & present).any() else None
     both = groups.head_and_tail
-    result["min_head_tail_recall"] = None if both is None else float(min_head_tail_recall(confusion, both))
+    if both is None or not (both & present).any(1).all():
+        result["min_head_tail_recall"] = None
+    else:
+        result["min_head_tail_recall"] = float(min_head_tail_recall(confusion, both))
     if len(counts) > counts.shape[1]:
         result["worst_group_recall"] = float(worst_group_recall(confusion))
     if metric is not None and result.get(metric.name) is None:
-        result[metric.name] = float(metric(confusion))
+        value = float(metric(confusion))
+        result[metric.name] = None if math.isnan(value) else value
     return result
+
+
+def class_recalls(counts: torch.Tensor) -> torch.Tensor:
+    """Return the recall of every class, [k], NaN without samples, from confusion counts [k, k] or [k g, k]."""
+    by_class = class_confusion(counts)
+    return by_class.diagonal() / by_class.sum(1)
 
 
 @dataclass(frozen=True)
@@ -62,13 +74,13 @@ class Evaluation:
 
     Attributes:
         metrics: every reported metric, rates in [0, 1]; None where undefined.
-        recall: of each class.
+        recall: of each class; None for a class without samples.
         predictions: int64 [n].
         group_recall: of each class in each group of samples, [k][g]; None for a cell without samples.
     """
 
     metrics: dict[str, float | None]
-    recall: list[float]
+    recall: list[float | None]
     predictions: torch.Tensor
     group_recall: list[list[float | None]]
 
@@ -82,7 +94,7 @@ def evaluate(
     rows: torch.Tensor | None = None,
     num_groups: int = 1,
 ) -> Evaluation:
-    """Evaluate logits [n, k] on labels [n] in which every class has a sample; `metric` is tuned for.
+    """Evaluate logits [n, k] on labels [n]; `metric` is tuned for.
 
     With groups of samples, `rows` [n] are their confusion rows and `num_groups` is g.
     """
@@ -91,8 +103,7 @@ def evaluate(
     counts = confusion_counts(labels if rows is None else rows, predictions, num_classes, groups=num_groups)
     metrics = count_statistics(counts, groups, metric)
     metrics["ece"] = expected_calibration_error(confidence, predictions == labels)
-    by_class = class_confusion(counts)
-    recall = (by_class.diagonal() / by_class.sum(1)).tolist()
+    recall = [None if math.isnan(value) else value for value in class_recalls(counts).tolist()]
     return Evaluation(metrics, recall, predictions, _group_recall(counts, num_groups))
 
 

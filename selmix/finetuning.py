@@ -11,11 +11,12 @@ import torch
 from selmix.checkpoints import write_atomically
 from selmix.constraints import Constraint, bind_constraints, parse_constraint
 from selmix.diagnosis import describe_diagnosis, write_diagnosis
+from selmix.extraction import features_of_images
 from selmix.features.extract import Track
 from selmix.features.file import load_features
 from selmix.features.labeled import FeatureData
 from selmix.metrics import Metric, MetricContext, parse_metric
-from selmix.pipeline import features_of_images, tune
+from selmix.pipeline import tune
 from selmix.recipe import FinetuneRecipe, refine_settings
 from selmix.result import describe
 from selmix.run import run_folder, write_run

@@ -1,4 +1,4 @@
-"""Stage two from what the user named to a result: load, extract, tune, evaluate."""
+"""Stage two on ready features: set validation aside where it is missing, tune, evaluate."""
 
 import logging
 import time
@@ -9,15 +9,12 @@ from functools import partial
 
 import torch
 
-from selmix.backbones import Backbone, load_backbone
 from selmix.baselines.retrain import RetrainSettings, retrain_heads
+from selmix.confusion import class_confusion, confusion_counts, joint_confusion
 from selmix.constraints import Constraint
-from selmix.data.images import ImageData
-from selmix.data.sources import open_images
 from selmix.data.splits import stratified_holdout
 from selmix.errors import DataError, UsageError
 from selmix.evaluation import ClassGroups, Evaluation, evaluate
-from selmix.features.extract import Track, extract_features
 from selmix.features.labeled import FeatureData, LabeledFeatures
 from selmix.heads import LinearHead
 from selmix.metrics import Metric, soft_minimum
@@ -63,45 +60,6 @@ class Tuning:
     evaluations: dict[str, dict[str, Evaluation]]
     seconds: dict[str, float]
     diagnoses: dict[str, Diagnosis] = field(default_factory=dict)
-
-
-def features_of_images(
-    backbone_spec: str, data_spec: str, *, device: torch.device, track: Track | None = None
-) -> FeatureData:
-    """Open images and backbone, and extract the features of train, val and test.
-
-    Raises:
-        UsageError: for an unknown name.
-        DataError: for faulty data or weights.
-    """
-    images = open_images(data_spec)
-    backbone = load_backbone(backbone_spec)
-    started = time.perf_counter()
-    splits: dict[str, LabeledFeatures] = {}
-    for name in ("train", "val", "test"):
-        if name in images.splits:
-            split = images.splits[name]
-            features = extract_features(backbone, split, device=device, track=track)
-            splits[name] = LabeledFeatures(features, torch.from_numpy(split.labels))
-    return FeatureData(
-        class_names=images.class_names,
-        splits=splits,
-        ids={name: images.splits[name].ids for name in splits},
-        head=_matching_head(backbone, images),
-        unlabeled_count=len(images.splits["unlabeled"].ids) if "unlabeled" in images.splits else 0,
-        digests={"data": images.digest, "backbone": backbone.digest},
-        seconds={"extract": time.perf_counter() - started},
-    )
-
-
-def _matching_head(backbone: Backbone, images: ImageData) -> LinearHead | None:
-    """Return the backbone's head in the order of the data's class table, or None if it knows other classes."""
-    if backbone.head is None or backbone.class_names is None:
-        return None
-    if sorted(backbone.class_names) != sorted(images.class_names):
-        return None
-    order = [backbone.class_names.index(name) for name in images.class_names]
-    return LinearHead(backbone.head.weight[order], backbone.head.bias[order])
 
 
 def tune(
@@ -161,13 +119,15 @@ def _tune(
     num_classes = len(data.class_names)
     train_members = ClassMembers.from_labels(train.labels, num_classes)
     started = time.perf_counter()
-    before = data.head or _linear_probe(train, train_members, seed)
+    before = data.head or _linear_probe(train, train_members, settings.start_steps, seed)
     plan = CrossFit.plan(train, val, num_classes, folds=settings.folds, generator=torch_generator(seed, "folds"))
+    _check_judged(plan, metric, data.class_names)
     starts = starting_heads(
         before,
         train_members.counts,
         plan,
         smoothing=settings.smoothing,
+        steps=settings.start_steps,
         generator=torch_generator(seed, "balanced"),
     )
     start = settings.start
@@ -215,10 +175,23 @@ def _largest_logit(head: LinearHead, split: LabeledFeatures) -> float:
     return float(head.logits(split.features).abs().amax())
 
 
-def _linear_probe(train: LabeledFeatures, members: ClassMembers, seed: int) -> LinearHead:
+def _check_judged(plan: CrossFit, metric: Metric, class_names: list[str]) -> None:
+    """Refuse a metric without a value where the classes that nobody judges are left out."""
+    rows = plan.rows[torch.cat(plan.judged)]
+    counts = confusion_counts(rows, rows // plan.groups, plan.num_classes, groups=plan.groups)
+    if not torch.isfinite(metric(joint_confusion(counts))):
+        missing = (class_confusion(counts).sum(1) == 0).nonzero().flatten().tolist()
+        names = ", ".join(class_names[label] for label in missing)
+        raise DataError(
+            f"{metric.name} has no value without class {names}, whose only sample is learnt and cannot be judged; "
+            "bring more samples, or a metric that leaves classes without samples out"
+        )
+
+
+def _linear_probe(train: LabeledFeatures, members: ClassMembers, steps: int, seed: int) -> LinearHead:
     generator = torch_generator(seed, "probe")
     (head,) = retrain_heads(
-        train.features, [members], sampling_power=1, settings=RetrainSettings(), generator=generator
+        train.features, [members], sampling_power=1, settings=RetrainSettings(steps=steps), generator=generator
     )
     return head
 
@@ -235,15 +208,18 @@ def _warn_of_few(data: FeatureData) -> None:
 
 
 def _with_validation(data: FeatureData, seed: int) -> FeatureData:
-    """Set a stratified part of train aside when there is no validation split."""
+    """Set a part of train aside, stratified by class and group, when there is no validation split."""
     if "val" in data.splits:
         return data
     train = data.splits["train"]
+    rows = train.rows(data.num_groups)
+    # the only sample of a row stays; below, it is learnt by all heads and judged by none
     stay, held_out = stratified_holdout(
-        train.labels.numpy(),
-        data.class_names,
+        rows.numpy(),
+        [str(row) for row in range(len(data.class_names) * data.num_groups)],
         fraction=VALIDATION_FRACTION,
         generator=numpy_generator(seed, "validation"),
+        lone_stay=True,
     )
     parts = {"train": stay, "val": held_out}
     logger.info("no validation split: %d of %d training samples set aside for it", len(held_out), len(train.labels))

@@ -14,7 +14,7 @@ from selmix.bootstrap import bootstrap_statistics, percentile_interval, resample
 from selmix.confusion import confusion_counts
 from selmix.constraints import Constraint, feasibility
 from selmix.diagnosis import agreements
-from selmix.evaluation import UNDEFINED, defined_statistics
+from selmix.evaluation import UNDEFINED, UNDEFINED_OTHERWISE, defined_statistics
 from selmix.metrics import Metric
 from selmix.pipeline import Tuning
 from selmix.seeding import numpy_generator, torch_generator
@@ -34,7 +34,10 @@ def describe(
     spread over seeds, backbones or validation splits. Without a test split they are missing and `optimistic` is true.
     """
     data, evaluations = tuning.data, tuning.evaluations
-    support = {name: torch.bincount(split.labels).tolist() for name, split in data.splits.items()}
+    support = {
+        name: torch.bincount(split.labels, minlength=len(data.class_names)).tolist()
+        for name, split in data.splits.items()
+    }
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "command": command,
@@ -50,7 +53,9 @@ def describe(
     document["groups"] = _groups(tuning) if data.group_names else None
     metrics = document["after"]["val"]
     return document | {
-        "undefined": {name: UNDEFINED[name] for name, value in metrics.items() if value is None},
+        "undefined": {
+            name: UNDEFINED.get(name, UNDEFINED_OTHERWISE) for name, value in metrics.items() if value is None
+        },
         "interval": _intervals(tuning, metric, seed) if "test" in evaluations else {},
         "constraints": _constraints(tuning, constraints, seed) if constraints else [],
         "diagnosis": {name: agreements(own) for name, own in tuning.diagnoses.items()} or None,

@@ -9,6 +9,7 @@ from oracles import count_confusions, random_labels
 from sklearn import metrics as sk
 
 from selmix.evaluation import UNDEFINED, ClassGroups, count_statistics, defined_statistics, evaluate
+from selmix.metrics import Metric
 
 # recalls 0.8, 0.5, 0.25; coverage 10/24, 8/24, 6/24
 COUNTS = torch.tensor([[8.0, 1, 1], [1, 5, 4], [1, 2, 1]], dtype=torch.float64)
@@ -67,6 +68,35 @@ def test_groups_follow_the_classes_and_not_their_index():
     plain = count_statistics(confusion, ClassGroups.from_counts(counts))
     renamed = count_statistics(confusion[order][:, order], ClassGroups.from_counts(counts[order]))
     assert renamed == pytest.approx(plain, abs=1e-15)
+
+
+def test_a_class_without_samples_has_no_recall_and_is_left_out():
+    # two head classes, of which the second has no sample here; the only tail class has none either
+    groups = ClassGroups.from_counts(torch.tensor([300, 300, 50, 5]))
+    labels, logits = torch.tensor([0, 0, 0, 2, 2]), torch.eye(4)[[0, 0, 1, 2, 3]]
+    result = evaluate(logits, labels, groups)
+    assert result.recall == [pytest.approx(2 / 3), None, 0.5, None]
+    assert result.metrics["head_recall"] == pytest.approx(2 / 3)
+    assert result.metrics["medium_recall"] == result.metrics["min_recall"] == 0.5
+    assert result.metrics["mean_recall"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    undefined = {name for name, value in result.metrics.items() if value is None}
+    assert undefined == {"tail_recall", "min_head_tail_recall"}
+
+
+def test_a_metric_without_a_value_is_none():
+    own = Metric("own", "mean of all recalls", lambda confusion: (confusion.diagonal() / confusion.sum(1)).mean())
+    counts = torch.tensor([[3.0, 1], [0, 0]])
+    assert count_statistics(counts, ClassGroups.from_counts(torch.tensor([9, 9])), own)["own"] is None
+
+
+def test_groups_of_samples_have_rows_of_their_own():
+    labels, groups = torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([0, 0, 1, 0, 1, 1])
+    logits = torch.eye(2)[[0, 0, 1, 1, 1, 0]]
+    metrics = evaluate(
+        logits, labels, ClassGroups.from_counts(torch.tensor([3, 3])), rows=2 * labels + groups, num_groups=2
+    ).metrics
+    assert metrics["worst_group_recall"] == 0.25  # group 1: class 0 0 of 1, class 1 1 of 2
+    assert metrics["mean_recall"] == pytest.approx(2 / 3)
 
 
 SAMPLES = {"head": 200, "medium": 50, "tail": 5}

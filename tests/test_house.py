@@ -30,6 +30,8 @@ FLOORS = [
     [
         "compare",
         "diagnosis",
+        "estimator",
+        "extraction",
         "figures",
         "finetuning",
         "pipeline",
@@ -76,7 +78,7 @@ def called_names(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_down_and_modules_are_small(path):
     if path.parent == PACKAGE and path.name == "__init__.py":
-        assert imported_parts(path) == set()
+        assert imported_parts(path) == {"estimator"}  # when it is asked for: tests/test_estimator.py
         return
     own = FLOOR_OF[part_of(path)]
     upward = {part for part in imported_parts(path) if FLOOR_OF[part] > own}

@@ -1,5 +1,6 @@
-"""Every command that the README shows runs."""
+"""Every command and every script that the README shows runs."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -38,8 +39,10 @@ def workplace(tmp_path_factory):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         safetensors.torch.save_file(timm.create_model("resnet18").state_dict(), folder / "resnet18.safetensors")
-    (script,) = [text for language, text in BLOCKS if language == "python"]
-    subprocess.run([sys.executable, "-c", script], cwd=folder, check=True)
+    for script in [text for language, text in BLOCKS if language == "python"]:
+        subprocess.run(
+            [sys.executable, "-c", script], cwd=folder, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        )
     return folder
 
 

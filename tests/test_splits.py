@@ -54,6 +54,17 @@ def test_every_sample_is_held_out_equally_often():
     assert np.abs(times - 600).max() < 6 * (2000 * 0.3 * 0.7) ** 0.5
 
 
+def test_a_lone_sample_may_stay():
+    labels = np.array([0, 1, 0, 2, 0, 2])
+    kept, held_out = stratified_holdout(
+        labels, "abcd", fraction=0.4, generator=np.random.default_rng(0), lone_stay=True
+    )
+    assert np.bincount(labels[held_out], minlength=4).tolist() == [1, 0, 1, 0]
+    assert sorted([*kept, *held_out]) == list(range(6))
+    with pytest.raises(DataError, match="no class has two samples"):
+        stratified_holdout(labels[1:4], "abcd", fraction=0.4, generator=np.random.default_rng(0), lone_stay=True)
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_class_that_cannot_be_split_is_refused_by_name(count):
     with pytest.raises(DataError, match=f"class1 has {count} ") as caught:

@@ -10,6 +10,8 @@ from test_commands import features, finetune, run
 
 import selmix
 from selmix.commands import main
+from selmix.commands.show import _costs
+from selmix.commands.tables import class_table
 from selmix.data.folder import load_image_folder
 from selmix.errors import DataError
 from selmix.evaluation import REPORTED, UNDEFINED, ClassGroups, count_statistics
@@ -131,3 +133,12 @@ def test_groups_without_a_class_are_undefined_for_a_stated_reason():
     for class_counts in ([500, 400], [50, 60], [5, 6]):
         values = count_statistics(counts, ClassGroups.from_counts(torch.tensor(class_counts)))
         assert {name for name, value in values.items() if value is None} <= set(UNDEFINED)
+
+
+def test_a_class_that_a_split_lacks_has_a_dash_in_the_table_and_no_part_in_the_costs():
+    recall = {"before": {"val": [0.5, None]}, "balanced": {"val": [0.7, None]}, "after": {"val": [0.4, None]}}
+    document = {"recall": recall, "class_names": ["cat", "owl"], "support": {"train": [9, 1]}}
+    columns = [list(column.cells) for column in class_table(document, "val").columns]
+    assert [cells[1] for cells in columns] == ["owl", "1", "-", "-", "-", "-"]
+    assert columns[4][0] == "40.0"
+    assert _costs(document, "val") == "paid for with recall of: cat -10.0"

@@ -80,7 +80,11 @@ def _certainty(document: dict[str, Any], key: str) -> str:
 def _costs(document: dict[str, Any], split: str) -> str:
     """Return the line that names the classes that pay."""
     recalls = (document["recall"][head][split] for head in ("before", "after"))
-    falls = [(after - before, name) for name, before, after in zip(document["class_names"], *recalls, strict=True)]
+    falls = [
+        (after - before, name)
+        for name, before, after in zip(document["class_names"], *recalls, strict=True)
+        if after is not None
+    ]
     costs = [f"{escape(name)} {100 * fall:+.1f}" for fall, name in sorted(falls) if fall < -_COST]
     shown = ", ".join(costs[:_SHOWN]) + (f" and {len(costs) - _SHOWN} more" if len(costs) > _SHOWN else "")
     return f"paid for with recall of: {shown}" if costs else "no class lost half a point of recall or more"

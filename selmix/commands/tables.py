@@ -35,7 +35,12 @@ def class_table(document: dict[str, Any], split: str) -> Table:
     for label, name in enumerate(document["class_names"]):
         before, balanced, after = (recall[head][label] for head in ("before", "balanced", "after"))
         count = document["support"]["train"][label]
-        table.add_row(escape(name), str(count), *map(percent, (before, balanced, after)), _points(after - before))
+        table.add_row(
+            escape(name),
+            str(count),
+            *map(percent, (before, balanced, after)),
+            _points(None if after is None else after - before),
+        )
     return table
 
 

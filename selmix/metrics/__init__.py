@@ -4,7 +4,7 @@ from selmix.metrics.gradient import logit_gradient, metric_gradient
 from selmix.metrics.metric import Metric, MetricContext, MetricFunction
 from selmix.metrics.minimum import SoftMinimum, soft_minimum
 from selmix.metrics.names import ALIASES, DEFINITIONS, METRICS
-from selmix.metrics.request import MetricRequest, get_metric, parse_metric
+from selmix.metrics.request import MetricRequest, get_metric, parse_metric, request_of
 from selmix.metrics.values import mean_recall
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "mean_recall",
     "metric_gradient",
     "parse_metric",
+    "request_of",
     "soft_minimum",
 ]

@@ -1,6 +1,9 @@
 """From what the user typed to a metric: read at once, bound when the data are known."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import torch
 
 from selmix.errors import UsageError
 from selmix.metrics.check import check_differentiable, check_finite
@@ -9,7 +12,7 @@ from selmix.metrics.metric import Metric, MetricContext
 from selmix.metrics.minimum import hard_minimum
 from selmix.metrics.names import ALIASES, DEFINITIONS
 from selmix.metrics.syntax import parse_syntax
-from selmix.metrics.user import is_reference, load_metric
+from selmix.metrics.user import is_reference, load_metric, metric_of_function
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,21 @@ def parse_metric(text: str) -> MetricRequest:
     if not names_a_metric(node):
         raise UsageError(f"{text} names no metric")
     return MetricRequest(name, bind)
+
+
+def request_of(metric: str | Callable[[torch.Tensor], torch.Tensor]) -> MetricRequest:
+    """Read a metric given as text, or as a function of the class confusion matrix [k, k].
+
+    Raises:
+        UsageError: as `parse_metric`; or for a function that does not take one argument.
+    """
+    if isinstance(metric, str):
+        return parse_metric(metric)
+    if not callable(metric):
+        raise UsageError(f"metric must be a text or a function of the confusion matrix, got {metric!r}")
+    # the colon, as in path.py:function, keeps the name apart from those of listed metrics
+    name = f"{getattr(metric, '__module__', '')}:{getattr(metric, '__qualname__', type(metric).__qualname__)}"
+    return MetricRequest(name, metric_of_function(metric, name=name, formula="a function of the user's"))
 
 
 def get_metric(name: str) -> Metric:

@@ -5,7 +5,10 @@ import inspect
 import re
 import sys
 import types
+from collections.abc import Callable
 from typing import Any
+
+import torch
 
 from selmix.confusion import class_confusion
 from selmix.errors import UsageError
@@ -31,11 +34,20 @@ def load_metric(text: str) -> Metric:
     function = getattr(_run(path), name, None)
     if not callable(function):
         raise UsageError(f"{path} has no function {name}")
+    return metric_of_function(function, name=text, formula=f"the function {name} of {path}")
+
+
+def metric_of_function(function: Callable[[torch.Tensor], torch.Tensor], *, name: str, formula: str) -> Metric:
+    """Return the metric that a function of the class confusion matrix is, not yet tried out.
+
+    Raises:
+        UsageError: if the function does not take one argument.
+    """
     try:
         inspect.signature(function).bind(None)
     except TypeError as error:
-        raise UsageError(f"{text} must take one argument, the confusion matrix: {error}") from error
-    return Metric(text, f"the function {name} of {path}", _guarded(text, function))
+        raise UsageError(f"{name} must take one argument, the confusion matrix: {error}") from error
+    return Metric(name, formula, _guarded(name, function))
 
 
 def _run(path: str) -> types.ModuleType:

@@ -16,7 +16,8 @@ class RefineSettings:
         folds: parts into which all labels are dealt, so that every sample is judged by a head that has not learnt it.
         start: head to begin with: given, logit_adjusted, balanced, or best, the one of them with the best metric on
             validation.
-        steps: SGD steps.
+        start_steps: SGD steps of each head that is retrained to start from.
+        steps: SGD steps of the loop.
         refresh: steps between two updates of confusion matrix, gains and pair law.
         batch_size: mixups a step; None for two a class, at least 64 and at most 1024.
         learning_rate: at the start of the cosine to 0.
@@ -33,6 +34,7 @@ class RefineSettings:
 
     folds: int = 5
     start: str = "best"
+    start_steps: int = 5000
     steps: int = 5000
     refresh: int = 50
     batch_size: int | None = None
@@ -54,6 +56,7 @@ class RefineSettings:
             {
                 "folds": (">= 2", self.folds >= 2),
                 "start": (f"one of {', '.join(STARTS)}", self.start in STARTS),
+                "start_steps": (">= 1", self.start_steps >= 1),
                 "steps": (">= 1", self.steps >= 1),
                 "refresh": (">= 1", self.refresh >= 1),
                 "batch_size": (">= 1", self.batch_size is None or self.batch_size >= 1),

@@ -1,7 +1,6 @@
 """Heads to start the tuning from: the raw head of a long-tailed backbone is rarely the best one."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
@@ -20,7 +19,13 @@ _CAUTION = 2  # standard errors by which another start must beat the balanced on
 
 
 def starting_heads(
-    given: LinearHead, train_counts: torch.Tensor, plan: CrossFit, *, smoothing: float, generator: torch.Generator
+    given: LinearHead,
+    train_counts: torch.Tensor,
+    plan: CrossFit,
+    *,
+    smoothing: float,
+    steps: int = RetrainSettings.steps,
+    generator: torch.Generator,
 ) -> dict[str, list[LinearHead]]:
     """Return what tuning may start from, one head for each head of the plan.
 
@@ -29,7 +34,8 @@ def starting_heads(
         train_counts: [k] samples per class that trained it.
         plan: who learns from what.
         smoothing: label-aware smoothing of the largest class, for half of the heads that are averaged.
-        generator: source of the retraining.
+        steps: of the retraining.
+        generator: its source of randomness.
 
     Returns:
         `balanced`, the average of fresh heads retrained with class-balanced sampling on what each may learn from;
@@ -41,7 +47,7 @@ def starting_heads(
             plan.features,
             members,
             sampling_power=0,
-            settings=replace(RetrainSettings(), weight_decay=decay, smoothing=eps),
+            settings=RetrainSettings(steps=steps, weight_decay=decay, smoothing=eps),
             generator=generator,
         )
         for decay in _DECAYS

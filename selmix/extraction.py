@@ -1,0 +1,51 @@
+"""From what the user named, images and a backbone, to the features that stage two works on."""
+
+import time
+
+import torch
+
+from selmix.backbones import Backbone, load_backbone
+from selmix.data.images import ImageData
+from selmix.data.sources import open_images
+from selmix.features.extract import Track, extract_features
+from selmix.features.labeled import FeatureData, LabeledFeatures
+from selmix.heads import LinearHead
+
+
+def features_of_images(
+    backbone_spec: str, data_spec: str, *, device: torch.device, track: Track | None = None
+) -> FeatureData:
+    """Open images and backbone, and extract the features of train, val and test.
+
+    Raises:
+        UsageError: for an unknown name.
+        DataError: for faulty data or weights.
+    """
+    images = open_images(data_spec)
+    backbone = load_backbone(backbone_spec)
+    started = time.perf_counter()
+    splits: dict[str, LabeledFeatures] = {}
+    for name in ("train", "val", "test"):
+        if name in images.splits:
+            split = images.splits[name]
+            features = extract_features(backbone, split, device=device, track=track)
+            splits[name] = LabeledFeatures(features, torch.from_numpy(split.labels))
+    return FeatureData(
+        class_names=images.class_names,
+        splits=splits,
+        ids={name: images.splits[name].ids for name in splits},
+        head=_matching_head(backbone, images),
+        unlabeled_count=len(images.splits["unlabeled"].ids) if "unlabeled" in images.splits else 0,
+        digests={"data": images.digest, "backbone": backbone.digest},
+        seconds={"extract": time.perf_counter() - started},
+    )
+
+
+def _matching_head(backbone: Backbone, images: ImageData) -> LinearHead | None:
+    """Return the backbone's head in the order of the data's class table, or None if it knows other classes."""
+    if backbone.head is None or backbone.class_names is None:
+        return None
+    if sorted(backbone.class_names) != sorted(images.class_names):
+        return None
+    order = [backbone.class_names.index(name) for name in images.class_names]
+    return LinearHead(backbone.head.weight[order], backbone.head.bias[order])
