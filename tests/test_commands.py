@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 from selmix.commands import app
 from selmix.metrics import DEFINITIONS
 
+pytestmark = pytest.mark.usefixtures("_quick_retraining")
+
 RESULT_KEYS = {
     "schema", "command", "metric", "subject_to", "num_classes", "class_names", "support", "before", "after", "recall",
     "interval", "constraints", "optimistic", "seed", "steps", "best_step", "seconds", "versions", "digests",

@@ -23,6 +23,8 @@ from selmix.recipe import parse_seeds
 from selmix.stage2.settings import RefineSettings
 from selmix.verdict import Scores, summarise
 
+pytestmark = pytest.mark.usefixtures("_quick_retraining")
+
 ROOT = Path(__file__).parent.parent
 QUICK = RefineSettings(steps=200, folds=2)
 
@@ -173,7 +175,7 @@ def test_the_loops_differ_from_selmix():
     content = data()
     weights = {}
     for name, (changes, _) in LOOPS.items():
-        settings = RefineSettings(steps=100, folds=0, start="given", caution=0.0, **changes)
+        settings = RefineSettings(steps=100, folds=2, start="given", **changes)
         weights[name] = tune(content, METRICS["min_recall"], settings, seed=0).head.weight
     for one, two in itertools.combinations(weights, 2):
         assert not torch.equal(weights[one], weights[two]), (one, two)

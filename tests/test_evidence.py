@@ -45,7 +45,7 @@ def gathered(plan: CrossFit, heads: list[LinearHead], seed: int = 0) -> tuple[Ev
 
 
 def naive(plan: CrossFit, heads: list[LinearHead]) -> list[tuple[int, int, bool, torch.Tensor]]:
-    """Return (row, prediction, whether it is of val, feature) of each judged sample, head by head, ascending."""
+    """Return (row, prediction, whether it is of val, feature) of the judged samples, head by head in order."""
     records = []
     for head, judged in zip(heads, plan.judged, strict=False):
         for position in sorted(judged.tolist()):

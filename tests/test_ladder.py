@@ -30,6 +30,8 @@ from selmix.features.labeled import LabeledFeatures
 from selmix.heads import LinearHead
 from selmix.metrics import METRICS
 
+pytestmark = pytest.mark.usefixtures("_quick_retraining")
+
 IMBALANCED = [200, 60, 20, 10]
 
 

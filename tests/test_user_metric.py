@@ -11,6 +11,8 @@ from test_commands import features, run
 from selmix.errors import UsageError
 from selmix.metrics import METRICS, MetricContext, get_metric, parse_metric
 
+pytestmark = pytest.mark.usefixtures("_quick_retraining")
+
 CONTEXT = MetricContext("abcde", torch.tensor([500, 50, 30, 20, 5]), num_groups=1)
 
 GOOD = {

@@ -16,6 +16,8 @@ from selmix.data.folder import load_image_folder
 from selmix.errors import DataError
 from selmix.evaluation import REPORTED, UNDEFINED, ClassGroups, count_statistics
 
+pytestmark = pytest.mark.usefixtures("_quick_retraining")
+
 HUGE = np.full((2, 8), 3e38, dtype=np.float32)
 TWINS = np.array(["cat", "cat"])
 
