@@ -47,7 +47,7 @@ class RefineSettings:
     sharpness: float = 2.0
     pseudo_count: float = 1.0
     averaging: float = 0.99
-    multiplier_rate: float = 0.3
+    multiplier_rate: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse values without meaning."""
