@@ -99,7 +99,7 @@ def over_shapes(largest: int) -> list[dict[str, float]]:
         generator = torch.Generator().manual_seed(0)
         features, labels = torch.randn(count, width, generator=generator), torch.arange(count) % num_classes
         members = [ClassMembers.from_labels(labels, num_classes)] * heads
-        batches = PairBatches(features, FeatureSpace.fit(features), members, batch, 0.6, generator)
+        batches = PairBatches(features, FeatureSpace.fit(features), members, batch, 0.6, generator, torch.zeros(num_classes))
         law = torch.full((num_classes, num_classes), num_classes**-2.0, dtype=torch.float64)
         weights = torch.zeros(heads, num_classes, width + 1)
         given, (inputs, residual) = weights.clone(), next(iter(batches.draw(law, 1)))
@@ -138,7 +138,8 @@ def over_samples(largest: int) -> list[dict[str, float]]:
             space, weight = FeatureSpace.fit(features), torch.zeros(num_classes, width + 1)
             members = [ClassMembers.from_labels(labels, num_classes)] * 6
             law = torch.full((num_classes, num_classes), num_classes**-2.0, dtype=torch.float64)
-            batches = PairBatches(features, space, members, 64, 0.6, torch.Generator().manual_seed(0))
+            generator = torch.Generator().manual_seed(0)
+            batches = PairBatches(features, space, members, 64, 0.6, generator, torch.zeros(num_classes))
             works = [
                 partial(FeatureSpace.fit, features),
                 partial(class_means, features, labels, num_classes),

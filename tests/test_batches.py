@@ -15,6 +15,7 @@ FEATURES = torch.randn(8, 6, generator=torch.Generator().manual_seed(0), dtype=t
 
 
 AS_IT_IS = FeatureSpace(torch.zeros(1), 1.0)
+NONE = torch.zeros(3, dtype=torch.float64)
 
 
 def batches(
@@ -25,10 +26,11 @@ def batches(
     space: FeatureSpace = AS_IT_IS,
     copies: int = 1,
     groups: int = 1,
+    smoothing: torch.Tensor | None = None,
 ) -> PairBatches:
     members = [ClassMembers.from_labels(LABELS, 3)] * copies
     generator = torch.Generator().manual_seed(1)
-    return PairBatches(features, space, members, batch_size, mix_low, generator, groups)
+    return PairBatches(features, space, members, batch_size, mix_low, generator, NONE if smoothing is None else smoothing, groups)
 
 
 def only(kept: int, partner: int) -> torch.Tensor:
@@ -63,6 +65,13 @@ def test_mixtures_lie_between_a_kept_and_a_partner_sample(kept, partner, mix_low
     assert (mixed[..., -1] == 1).all()
     for mixture in mixed[0, :, :-1]:
         assert mix_low - 1e-9 <= coefficient_on_a_segment(mixture, kept, partner) <= 1 + 1e-9
+
+
+def test_targets_are_smoothed_by_the_class_that_is_kept():
+    smoothing = torch.tensor([0.3, 0.0, 0.6], dtype=torch.float64)
+    for kept, target in ((0, [0.8, 0.1, 0.1]), (1, [0.0, 1.0, 0.0]), (2, [0.2, 0.2, 0.6])):
+        ((_, targets),) = batches(0.6, smoothing=smoothing).draw(only(kept, 1), 1)
+        torch.testing.assert_close(targets, torch.tensor([target], dtype=torch.float64).expand(32, 3))
 
 
 @pytest.mark.parametrize("mix_low", [0.0, 0.6])
@@ -119,7 +128,8 @@ def test_groups_of_a_class_have_its_target():
     law = torch.full((4, 4), 1 / 16, dtype=torch.float64)
     rows = torch.arange(4)
     members = [ClassMembers.from_labels(rows, 4)]
-    drawn = PairBatches(rows[:, None].double(), AS_IT_IS, members, 50, 1.0, torch.Generator().manual_seed(0), groups=2)
+    generator = torch.Generator().manual_seed(0)
+    drawn = PairBatches(rows[:, None].double(), AS_IT_IS, members, 50, 1.0, generator, NONE[:2], groups=2)
     ((mixed, targets),) = drawn.draw(law, 1)
     assert targets.shape == (50, 2)
     assert torch.equal(targets.argmax(1), mixed[0, :, 0].long() // 2)

@@ -39,7 +39,7 @@ def test_heads_share_classes_and_coefficients_and_mix_members_of_their_own():
     law = torch.tensor([[0.0, 0.3], [0.7, 0.0]], dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
     space = FeatureSpace(torch.zeros(6), 1.0)
-    drawn = list(PairBatches(features, space, members, 40, 0.6, generator).draw(law, 3))
+    drawn = list(PairBatches(features, space, members, 40, 0.6, generator, torch.zeros(2)).draw(law, 3))
     assert len(drawn) == 3
     for mixed, targets in drawn:
         assert mixed.shape == (3, 40, 7)
