@@ -18,6 +18,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import selmix.estimator
+import selmix.pipeline
+import selmix.stage2.starts
 from selmix import SelMixClassifier
 
 ROOT = Path(__file__).parent.parent
@@ -196,8 +198,8 @@ def test_groups_raise_the_worst_group(seed):
     groups, groups_val, groups_test = (
         np.char.add(np.where(y, "bird ", "fish "), np.where(b, "sea", "land")) for _, y, b in parts
     )
-    plain = quick(metric="mean_recall", steps=500).fit(X, y, X_val, y_val)
-    grouped = quick(metric="worst_group_recall", steps=500)
+    plain = quick(metric="mean_recall", steps=1500).fit(X, y, X_val, y_val)
+    grouped = quick(metric="worst_group_recall", steps=1500)
     grouped.fit(X, y, X_val, y_val, groups=groups, groups_val=groups_val)
 
     def worst(model):
@@ -205,17 +207,21 @@ def test_groups_raise_the_worst_group(seed):
         return min(right[groups_test == group].mean() for group in np.unique(groups))
 
     # the core feature alone is right on Phi(1.2) = 88.5 % of every group
-    assert worst(plain) < 0.75
-    assert worst(grouped) > 0.8
+    assert worst(grouped) > max(0.8, worst(plain) + 0.05)
     assert grouped.groups_.tolist() == ["bird land", "bird sea", "fish land", "fish sea"]
     assert grouped.score(X_test, y_test, groups=groups_test) == pytest.approx(worst(grouped), rel=1e-12)
     assert 0.5 < grouped.val_metrics_["after"]["worst_group_recall"] <= 1
 
 
-def test_groups_without_validation_are_split_with_the_classes():
-    X, y, background = waterbirds([60, 8, 1, 30], np.random.default_rng(0))
+def test_groups_without_validation_are_split_with_the_classes(monkeypatch):
+    seen = []
+    real = selmix.estimator.tune
+    monkeypatch.setattr(selmix.estimator, "tune", lambda *given, **more: seen.append(real(*given, **more)) or seen[0])
+    X, y, background = waterbirds([60, 10, 1, 30], np.random.default_rng(0))
     model = quick(metric="worst_group_recall").fit(X, y, groups=background)
     assert model.groups_.tolist() == [0, 1]
+    val = seen[0].data.splits["val"]
+    assert torch.bincount(2 * val.labels + val.groups).tolist() == [12, 2, 0, 6]  # a fifth of each; the lone one stays
     with pytest.raises(ValueError, match="worst_group_recall needs groups"):
         model.score(X, y)
 
@@ -241,6 +247,23 @@ def test_lone_samples_are_refused_where_nothing_could_be_judged():
         quick(metric="recall[2]").fit(X, y)
 
 
+def test_the_starting_heads_take_as_many_steps_but_no_more_than_usual(monkeypatch):
+    X, y = blobs([60, 20, 30])
+    taken = []
+    for module in (selmix.pipeline, selmix.stage2.starts):
+        real = module.retrain_heads
+        monkeypatch.setattr(
+            module,
+            "retrain_heads",
+            lambda *given, real=real, **more: taken.append(more["settings"].steps) or real(*given, **more),
+        )
+    cases = [({"steps": 30}, 30), ({"steps": 5010}, 5000), ({"steps": 10, "settings": {"start_steps": 40}}, 40)]
+    for changes, expected in cases:
+        taken.clear()
+        quick(**changes).fit(X, y)
+        assert set(taken) == {expected}
+
+
 def test_validation_may_lack_classes_but_not_have_others():
     (X, y), (X_val, y_val) = blobs([60, 20, 30]), blobs([10, 10, 0], seed=1)
     model = quick().fit(X, y, X_val, y_val)
@@ -250,7 +273,7 @@ def test_validation_may_lack_classes_but_not_have_others():
 
 
 def test_a_given_head_is_where_it_starts():
-    (X, y), (X_val, y_val) = blobs([60, 30]), blobs([40, 40], seed=1)
+    (X, y), (X_val, y_val) = blobs([60, 30], spread=0.4), blobs([40, 40], seed=1, spread=0.4)
     teacher = quick(steps=3000).fit(X, y)
     settings = {"start": "given", "learning_rate": 1e-12}
     row = (teacher.coef_, teacher.intercept_)
@@ -260,6 +283,13 @@ def test_a_given_head_is_where_it_starts():
     assert model.start_ == "given"
     expected = recall_score(y_val, teacher.predict(X_val), average=None).min()
     assert model.val_metrics_["before"]["min_recall"] == pytest.approx(expected, rel=1e-12)
+    groups = np.arange(80) % 3
+    grouped = quick().fit(X, y, X_val, y_val, head=row, groups=np.arange(90) % 3, groups_val=groups)
+    right = teacher.predict(X_val) == y_val
+    each = [[right[(groups == group) & (y_val == label)].mean() for label in (0, 1)] for group in range(3)]
+    worst = grouped.val_metrics_["before"]["worst_group_recall"]
+    assert worst == pytest.approx(min(map(np.mean, each)), rel=1e-12)
+    assert worst < np.mean(each)
     two = (np.vstack([teacher.coef_ * 0, teacher.coef_]), np.array([0, teacher.intercept_[0]]))
     again = quick(settings=settings).fit(X, y, X_val, y_val, head=two)
     np.testing.assert_array_equal(again.predict(X), teacher.predict(X))
