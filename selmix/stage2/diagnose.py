@@ -4,8 +4,8 @@ The gain of a pair is a derivative of a model of the metric: it knows each row b
 rows of the confusion matrix for softmax outputs there. So each of some pairs gets a real step of its own, from the same
 heads, on many mixups of its members, and the metric is measured before and after, out of fold as in the loop:
 
-soft    of the mean predicted probabilities of the judged samples, after a small step: nearly the true derivative of a
-        differentiable stand-in for the metric;
+soft    of the softened predictions of the judged samples, from which the gains are computed, after a small step: nearly
+        the true derivative of a differentiable stand-in for the metric;
 hard    of the counted predictions, after a large step: what is tuned for, but it moves in jumps.
 
 Both are differences divided by the rate, as the gain is.
@@ -18,7 +18,6 @@ from functools import partial
 import torch
 from scipy import stats
 
-from selmix.confusion import joint_confusion
 from selmix.descent import cross_entropy_step_
 from selmix.features.space import FeatureSpace
 from selmix.heads import LinearHead
@@ -26,7 +25,7 @@ from selmix.metrics import Metric, logit_gradient, soft_minimum
 from selmix.stage2.batches import PairBatches
 from selmix.stage2.crossfit import CrossFit
 from selmix.stage2.evidence import Evidence
-from selmix.stage2.refine import pair_gains
+from selmix.stage2.refine import TEMPERATURE, pair_gains
 from selmix.stage2.settings import RefineSettings
 
 PAIRS, MIXUPS = 200, 256
@@ -80,9 +79,9 @@ def diagnose(
         return float(objective(evidence.confusion(predictions, pseudo_count=settings.pseudo_count)))
 
     def soft(own: torch.Tensor) -> float:
-        return float(objective(_soft_confusion(evidence, own)))
+        return float(objective(evidence.soft_confusion(own, temperature=TEMPERATURE)))
 
-    confusion = evidence.confusion(evidence.judge(weights), pseudo_count=settings.pseudo_count)
+    confusion = evidence.soft_confusion(weights, temperature=TEMPERATURE, pseudo_count=settings.pseudo_count)
     gradient = logit_gradient(objective, confusion)
     gains = pair_gains(evidence.row_means(), weights[-1], gradient, plan, settings)
     kept, partner = _over_all_ranks(gains, plan.members[-1].counts > 0, pairs, generator)
@@ -159,13 +158,3 @@ def _unit_steps(
         moved = start.clone()
         cross_entropy_step_(moved, features.double(), targets.double(), rate=1.0)
         yield moved - start
-
-
-def _soft_confusion(evidence: Evidence, weights: torch.Tensor) -> torch.Tensor:
-    """Return the joint confusion matrix [r, k] of the predicted probabilities."""
-    probabilities = torch.cat(
-        [(own.double() @ weight.T).softmax(1) for own, weight in zip(evidence.features, weights, strict=False)]
-    )
-    counts = torch.zeros(len(evidence.prior), evidence.num_classes, dtype=torch.float64)
-    counts.index_add_(0, evidence.rows, probabilities * evidence.weights[:, None])
-    return joint_confusion(counts, prior=evidence.prior)

@@ -14,6 +14,7 @@ from selmix.worth import training_worth
 
 # samples that are judged at every refresh, and at least so many a row; more would cost time and tell little
 _JUDGED_TRAIN, _JUDGED_VAL, _AT_LEAST = 20_000, 65_536, 20
+_CELLS = 1 << 22  # numbers in memory at a time
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,27 @@ class Evidence:
     def confusion(self, predictions: torch.Tensor, *, pseudo_count: float = 0.0) -> torch.Tensor:
         """Return the joint confusion matrix [r, k] of the predictions, its rows smoothed and scaled to the prior."""
         counts = confusion_counts(self.rows, predictions, self.num_classes, groups=self.groups, weights=self.weights)
+        return joint_confusion(counts, pseudo_count=pseudo_count, prior=self.prior)
+
+    def soft_confusion(self, weights: torch.Tensor, *, temperature: float, pseudo_count: float = 0.0) -> torch.Tensor:
+        """Return the joint confusion matrix [r, k] of predictions softened to softmax(logits / temperature).
+
+        Its gradient is the steadier guide: samples near a border count on both sides of it, and a class that is never
+        predicted but nearly so still pulls.
+
+        Args:
+            weights: [h, k, d + 1], the heads.
+            temperature: > 0.
+            pseudo_count: as in `confusion`.
+        """
+        counts = torch.zeros(len(self.prior), self.num_classes, dtype=torch.float64)
+        start = 0
+        for own, weight in zip(self.features, weights, strict=False):
+            for block in own.split(max(1, _CELLS // self.num_classes)):
+                rows = slice(start, start + len(block))
+                shares = (block.to(weight) @ weight.T / temperature).softmax(1)
+                counts.index_add_(0, self.rows[rows], shares * self.weights[rows, None])
+                start += len(block)
         return joint_confusion(counts, pseudo_count=pseudo_count, prior=self.prior)
 
     @property

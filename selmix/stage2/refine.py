@@ -30,6 +30,7 @@ from selmix.stage2.settings import RefineSettings
 logger = logging.getLogger("selmix")
 
 _ELECTION = 0.25  # the last part of the steps whose heads stand for election, beside the start
+TEMPERATURE = 0.3  # of the softened predictions whose confusion matrix gives the gains
 
 
 @dataclass
@@ -98,7 +99,7 @@ def refine(
     history = [{"step": 0} | ascent.record(predictions)]
     while step < settings.steps:
         # which pairs raise the metric from here?
-        confusion = evidence.confusion(predictions, pseudo_count=settings.pseudo_count)
+        confusion = evidence.soft_confusion(averaged, temperature=TEMPERATURE, pseudo_count=settings.pseudo_count)
         gradient = logit_gradient(ascent.objective(), confusion)
         gains = pair_gains(means, averaged[-1], gradient, plan, settings)
         gains[~drawable] = gains[:, ~drawable] = 0
