@@ -104,6 +104,12 @@ def refine(
         gains = pair_gains(means, averaged[-1], gradient, plan, settings)
         gains[~drawable] = gains[:, ~drawable] = 0
         largest = float(gains.max())
+        round_steps = min(settings.refresh, settings.steps - step)
+        if largest <= 0 and ascent.violated(predictions):
+            # stationary for these multipliers: let them grow
+            ascent.update(predictions)
+            step += round_steps
+            continue
         if largest <= 0:
             logger.info("no pair raises the metric any more: stopped after %d steps", step)
             # these are the last heads now
@@ -119,7 +125,6 @@ def refine(
 
         # descend on their mixups
         rate = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-        round_steps = min(settings.refresh, settings.steps - step)
         for features, targets in batches.draw(law, round_steps):
             cross_entropy_step_(weights, features, targets, rate=rate, decay=settings.weight_decay)
             averaged.lerp_(weights, 1 - settings.averaging)
@@ -187,6 +192,10 @@ class _Ascent:
         """Return the slack of every constrained item, [m]."""
         confusion = self.evidence.confusion(predictions)
         return joint_slack(self.constraints, confusion) if self.constraints else confusion.new_zeros(0)
+
+    def violated(self, predictions: torch.Tensor) -> bool:
+        """Return whether a constraint is not met."""
+        return bool((self.slack(predictions) < 0).any())
 
     def rank(self, predictions: torch.Tensor) -> tuple[bool, float, float]:
         """Return what candidates are ranked by: the rounded metric has less noise than the metric."""
