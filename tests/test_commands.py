@@ -217,7 +217,7 @@ def test_a_finished_run_and_foreign_files_are_kept(npz, tmp_path):
     (foreign / "chapter1.tex").write_text("text")
     code, _, stderr = finetune(npz, foreign, "--overwrite")
     assert code == 2
-    assert "no such run of selmix" in stderr
+    assert "no run of selmix" in stderr
     assert [path.name for path in foreign.iterdir()] == ["chapter1.tex"]
 
 

@@ -15,6 +15,7 @@ from selmix.heads import LinearHead
 from selmix.metrics import METRICS
 from selmix.stage2 import diagnose as module
 from selmix.stage2.diagnose import LARGE_RATE, agreement, diagnose
+from selmix.stage2.refine import TEMPERATURE
 from selmix.stage2.settings import RefineSettings
 
 
@@ -48,7 +49,7 @@ def test_measured_changes_are_those_of_a_second_formula():
     prior = torch.tensor([0.25, 0.25, 0.5], dtype=torch.float64)
 
     def soft(weight):
-        return (prior * (means @ weight.T).softmax(1).diagonal()).sum()
+        return (prior * (means @ weight.T / TEMPERATURE).softmax(1).diagonal()).sum()
 
     def hard(weight):
         right = (means @ weight.T).argmax(1) == torch.arange(3)

@@ -23,6 +23,7 @@ FLOORS = [
         "mixup",
         "pairs",
         "significance",
+        "smoothing",
         "worth",
     ],
     ["backbones", "checkpoints", "cifar_resnet", "data", "evaluation", "features", "heads", "shipped"],

@@ -67,7 +67,7 @@ def test_words_that_are_no_assignments_are_refused(words, message):
         ({"start": "raw"}, ["start must be one of best, given, logit_adjusted, balanced, got raw"]),
         ({"learning_rate": float("nan")}, ["learning_rate: input should be a finite number, got nan"]),
         ({"learning_rate": float("inf")}, ["learning_rate: input should be a finite number, got inf"]),
-        ({"xyz": 1}, ["unknown key xyz: there are: folds, start, steps"]),
+        ({"xyz": 1}, ["unknown key xyz: there are: folds, start, start_steps, steps"]),
     ],
 )
 def test_every_fault_of_the_settings_is_named_at_once(values, messages):
