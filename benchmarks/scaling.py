@@ -99,7 +99,9 @@ def over_shapes(largest: int) -> list[dict[str, float]]:
         generator = torch.Generator().manual_seed(0)
         features, labels = torch.randn(count, width, generator=generator), torch.arange(count) % num_classes
         members = [ClassMembers.from_labels(labels, num_classes)] * heads
-        batches = PairBatches(features, FeatureSpace.fit(features), members, batch, 0.6, generator, torch.zeros(num_classes))
+        batches = PairBatches(
+            features, FeatureSpace.fit(features), members, batch, 0.6, generator, torch.zeros(num_classes)
+        )
         law = torch.full((num_classes, num_classes), num_classes**-2.0, dtype=torch.float64)
         weights = torch.zeros(heads, num_classes, width + 1)
         given, (inputs, residual) = weights.clone(), next(iter(batches.draw(law, 1)))

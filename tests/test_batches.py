@@ -30,7 +30,9 @@ def batches(
 ) -> PairBatches:
     members = [ClassMembers.from_labels(LABELS, 3)] * copies
     generator = torch.Generator().manual_seed(1)
-    return PairBatches(features, space, members, batch_size, mix_low, generator, NONE if smoothing is None else smoothing, groups)
+    return PairBatches(
+        features, space, members, batch_size, mix_low, generator, NONE if smoothing is None else smoothing, groups
+    )
 
 
 def only(kept: int, partner: int) -> torch.Tensor:
