@@ -58,7 +58,12 @@ def numeric_gradient(
 
 
 def naive_gains(
-    class_means: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gradient: torch.Tensor, mix: float
+    class_means: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    gradient: torch.Tensor,
+    mix: float,
+    smoothing: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Move the head for every pair, note how each class mean's logits move, L[i, j, m, l], and contract with M.
 
@@ -71,7 +76,9 @@ def naive_gains(
             mixture = mix * class_means[i] + (1 - mix) * class_means[j]
             logits = weight @ mixture if bias is None else weight @ mixture + bias
             label = i * num_classes // rows
-            residual = torch.eye(num_classes, dtype=logits.dtype)[label] - logits.softmax(0)
+            eps = 0 if smoothing is None else float(smoothing[i])
+            target = (1 - eps) * torch.eye(num_classes, dtype=logits.dtype)[label] + eps / num_classes
+            residual = target - logits.softmax(0)
             weight_change = torch.outer(residual, mixture)
             for m in range(rows):
                 change[i, j, m] = weight_change @ class_means[m] + (0 if bias is None else residual)

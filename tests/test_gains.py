@@ -97,6 +97,21 @@ def test_gain_by_hand():
     torch.testing.assert_close(actual, with_bias)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("bias", [False, True])
+def test_gains_of_smoothed_targets_agree_with_moving_the_head(bias, groups):
+    _, weight, shift, _ = random_head(13, 4, bias=bias)
+    generator = torch.Generator().manual_seed(14)
+    rows = 4 * groups
+    means = torch.randn(rows, 6, generator=generator, dtype=torch.float64)
+    gradient = torch.randn(rows, 4, generator=generator, dtype=torch.float64)
+    gradient -= gradient.mean(1, keepdim=True)
+    smoothing = torch.linspace(0, 0.9, rows, dtype=torch.float64)
+    expected = naive_gains(means, weight, shift, gradient, 0.8, smoothing)
+    assert_close(gain_matrix(means, weight, shift, gradient, mix=0.8, smoothing=smoothing), expected, share=1e-12)
+    assert (expected - naive_gains(means, weight, shift, gradient, 0.8)).abs().max() > 0.1
+
+
 @pytest.mark.parametrize(("bias", "mix"), [(False, 0.8), (True, 0.8), (True, 0.5), (False, 1.0), (True, 0.0)])
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_gain_agrees_with_finite_differences_of_the_objective_along_the_descent_step(name, bias, mix):
