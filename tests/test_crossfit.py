@@ -189,12 +189,12 @@ def test_features_on_a_memory_map_are_tuned_to_the_same_bits(tmp_path):
 
 @pytest.mark.parametrize("val_counts", [[1, 1, 1, 1, 1], [1, 2, 1, 2, 0], VAL_COUNTS, [0, 0, 0, 0, 3]])
 @pytest.mark.parametrize("groups", [0, 2])
-def test_classes_of_none_one_or_two_validation_samples_work(monkeypatch, val_counts, groups):
-    monkeypatch.setattr("selmix.stage2.starts.RetrainSettings", lambda: RetrainSettings(steps=40))
+def test_classes_of_none_one_or_two_validation_samples_work(val_counts, groups):
     splits = splits_of(val_counts, groups=groups)
     plan, val = cross_fit(splits, 5), splits["val"]
     given, generator = LinearHead(torch.zeros(5, 3), torch.zeros(5)), torch.Generator().manual_seed(0)
-    starts = starting_heads(given, torch.tensor(TRAIN_COUNTS), plan, val, generator=generator)["balanced"]
+    made = starting_heads(given, torch.tensor(TRAIN_COUNTS), plan, smoothing=0.3, steps=40, generator=generator)
+    starts = made["balanced"]
     settings = RefineSettings(steps=40, refresh=10)
     for metric in ("min_recall", "geometric_mean", "macro_f1"):
         refined = refine(starts, plan, METRICS[metric], settings, generator=generator)

@@ -20,7 +20,7 @@ from selmix.baselines.logistic import (
 )
 from selmix.baselines.logit_adjustment import logit_adjusted, tuned_logit_adjustment
 from selmix.baselines.methods import METHODS, Method, out_of_fold
-from selmix.baselines.mislas import MislasSettings, mislas_head, smoothed_targets
+from selmix.baselines.mislas import MislasSettings, mislas_head
 from selmix.baselines.nearest_mean import nearest_mean_head
 from selmix.baselines.neighbours import NeighbourVote, nearest
 from selmix.baselines.problem import FOLDS, Problem, deal
@@ -29,6 +29,7 @@ from selmix.baselines.weight_scaling import scaled_head
 from selmix.features.labeled import LabeledFeatures
 from selmix.heads import LinearHead
 from selmix.metrics import METRICS
+from selmix.smoothing import label_aware_smoothing, smoothed_targets
 
 pytestmark = pytest.mark.usefixtures("_quick_retraining")
 
@@ -201,12 +202,13 @@ def test_missing_neighbours_do_not_vote(monkeypatch, with_faiss):
 
 def test_smoothed_targets_by_hand():
     # eps of the middle class: 0.1 + 0.3 sin(pi/2 * 9/99) = 0.142694; rows are (1 - eps) one_hot + eps / 3
-    targets = smoothed_targets(torch.tensor([100, 10, 1]), head_smoothing=0.4, tail_smoothing=0.1)
+    eps = label_aware_smoothing(torch.tensor([100, 10, 1]), head=0.4, tail=0.1)
+    targets = smoothed_targets(torch.arange(3), eps)
     torch.testing.assert_close(targets.sum(1), torch.ones(3).double())
     for label, smoothing in enumerate([0.4, 0.142694, 0.1]):
         assert float(targets[label, label]) == pytest.approx(1 - smoothing * 2 / 3, abs=1e-6)
         assert float(targets[label, label - 1]) == pytest.approx(smoothing / 3, abs=1e-6)
-    equal = smoothed_targets(torch.tensor([7, 7]), head_smoothing=0.4, tail_smoothing=0.1)
+    equal = smoothed_targets(torch.arange(2), label_aware_smoothing(torch.tensor([7, 7]), head=0.4, tail=0.1))
     torch.testing.assert_close(equal, torch.tensor([[0.8, 0.2], [0.2, 0.8]]).double())
 
 

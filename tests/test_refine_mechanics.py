@@ -105,11 +105,16 @@ def test_gains_are_those_of_the_last_head_and_of_the_weighed_confusion_of_the_ju
     torch.testing.assert_close(weight, space.encode_head(heads[-1]))
     assert bias is None
     # the mean coefficient of a mixture
-    assert options == {"mix": pytest.approx(0.7)}
+    assert options["mix"] == pytest.approx(0.7)
+    # label-aware, by all that the pool has of a class
+    counts = torch.bincount(PLAN.labels).double()
+    place = (counts - counts.min()) / (counts.max() - counts.min())
+    torch.testing.assert_close(options["smoothing"], 0.3 * (place * math.pi / 2).sin())
     weights = torch.stack([space.encode_head(head) for head in heads])
     evidence = Evidence.gather(PLAN, space, weights, generator=generator)
     torch.testing.assert_close(means, evidence.row_means())
-    torch.testing.assert_close(confusion, evidence.confusion(evidence.judge(weights), pseudo_count=2.0))
+    softened = evidence.soft_confusion(weights, temperature=refine_module.TEMPERATURE, pseudo_count=2.0)
+    torch.testing.assert_close(confusion, softened)
 
 
 def test_rows_that_have_no_sample_are_neither_kept_nor_mixed_in(monkeypatch):
@@ -161,6 +166,7 @@ def test_the_start_and_the_last_quarter_stand_for_election(monkeypatch, values, 
     metric = replace(
         METRICS["accuracy"], value=lambda confusion: torch.tensor(values[next(calls)], dtype=torch.float64)
     )
+    monkeypatch.setattr(refine_module._Ascent, "beats", lambda *_: True)
     seen, judge = [], Evidence.judge
 
     def judging(self, weights):
@@ -176,6 +182,16 @@ def test_the_start_and_the_last_quarter_stand_for_election(monkeypatch, values, 
     space = FeatureSpace.fit(PLAN.features)
     for head, weight in zip(refined.heads, seen[1 + expected // 10], strict=True):
         torch.testing.assert_close(space.encode_head(head), weight, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("lead", "expected"), [(0.9, 0), (1.1, 40)])
+def test_who_does_not_beat_the_start_by_the_margin_is_not_elected(monkeypatch, lead, expected):
+    # the rank rises from round to round, but only the difference counts against the start
+    ranks = iter(range(100))
+    monkeypatch.setattr(refine_module._Ascent, "rank", lambda *_: (True, 0.0, float(next(ranks))))
+    margin = refine_module.MARGIN
+    monkeypatch.setattr(Evidence, "difference", lambda *_, **__: (lead * margin * 0.02, 0.02))
+    assert tuned(steps=40, refresh=10).best_step == expected
 
 
 def test_heads_of_an_early_stop_stand_for_election(monkeypatch):

@@ -30,6 +30,7 @@ from selmix.stage2.settings import RefineSettings
 logger = logging.getLogger("selmix")
 
 _ELECTION = 0.25  # the last part of the steps whose heads stand for election, beside the start
+MARGIN = 1.0  # standard errors of the difference by which the elected heads must beat the start
 TEMPERATURE = 0.3  # of the softened predictions whose confusion matrix gives the gains
 
 
@@ -93,7 +94,7 @@ def refine(
     )
     drawable = plan.members[-1].counts > 0
 
-    averaged, step = weights.clone(), 0
+    averaged, step, boost = weights.clone(), 0, 1.0
     predictions = start_predictions = evidence.judge(weights)
     best, best_step, best_rank = averaged.clone(), 0, ascent.rank(predictions)
     history = [{"step": 0} | ascent.record(predictions)]
@@ -106,12 +107,12 @@ def refine(
         largest = float(gains.max())
         round_steps = min(settings.refresh, settings.steps - step)
         if largest <= 0 and ascent.violated(predictions):
-            # stationary for these multipliers: let them grow
-            ascent.update(predictions)
-            step += round_steps
+            # stationary for these multipliers: let them grow, faster and faster
+            ascent.update(predictions, boost=boost)
+            boost, step = 2 * boost, step + round_steps
             continue
         if largest <= 0:
-            logger.info("no pair raises the metric any more: stopped after %d steps", step)
+            logger.debug("no pair raises the metric any more: stopped after %d steps", step)
             # these are the last heads now
             if (rank := ascent.rank(predictions)) > best_rank:
                 best, best_step = averaged, step
@@ -124,6 +125,7 @@ def refine(
         )
 
         # descend on their mixups
+        boost = 1.0
         rate = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
         for features, targets in batches.draw(law, round_steps):
             cross_entropy_step_(weights, features, targets, rate=rate, decay=settings.weight_decay)
@@ -182,11 +184,11 @@ class _Ascent:
         """Return psi, or the Lagrangian where there are constraints."""
         return lagrangian(self.rounded, self.rounded_slack, self.multipliers) if self.constraints else self.rounded
 
-    def update(self, predictions: torch.Tensor) -> None:
-        """Take a step of dual ascent."""
+    def update(self, predictions: torch.Tensor, *, boost: float = 1.0) -> None:
+        """Take a step of dual ascent, `boost` times as large as usual."""
         if self.constraints:
             slack = self.rounded_slack(self.evidence.confusion(predictions))
-            self.multipliers = ascend_multipliers(self.multipliers, slack, rate=self.settings.multiplier_rate)
+            self.multipliers = ascend_multipliers(self.multipliers, slack, rate=boost * self.settings.multiplier_rate)
 
     def slack(self, predictions: torch.Tensor) -> torch.Tensor:
         """Return the slack of every constrained item, [m]."""
@@ -203,11 +205,11 @@ class _Ascent:
         return rank_key(float(self.rounded(smoothed)), self.slack(predictions))
 
     def beats(self, candidate: torch.Tensor, incumbent: torch.Tensor) -> bool:
-        """Return whether the candidate is better by more than a standard error of the difference."""
+        """Return whether the candidate is better by more than the margin."""
         difference, standard_error = self.evidence.difference(
             self.rounded, candidate, incumbent, pseudo_count=self.settings.pseudo_count
         )
-        return difference > standard_error
+        return difference > MARGIN * standard_error
 
     def record(self, predictions: torch.Tensor) -> dict[str, float]:
         """Return the figures of a refresh."""
