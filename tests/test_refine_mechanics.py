@@ -194,6 +194,14 @@ def test_who_does_not_beat_the_start_by_the_margin_is_not_elected(monkeypatch, l
     assert tuned(steps=40, refresh=10).best_step == expected
 
 
+def test_among_heads_that_meet_the_constraints_which_the_start_does_not_the_best_is_elected(monkeypatch):
+    # rounds at 30 and 40 of 40 stand for election; the start has the best metric and is infeasible
+    ranks = iter([(False, -0.1, 0.9), (True, 0.0, 0.4), (True, 0.0, 0.6)])
+    monkeypatch.setattr(refine_module._Ascent, "rank", lambda *_: next(ranks))
+    monkeypatch.setattr(Evidence, "difference", lambda *_, **__: (-1.0, 0.1))
+    assert tuned(steps=40, refresh=10).best_step == 40
+
+
 def test_heads_of_an_early_stop_stand_for_election(monkeypatch):
     # long before the last quarter no pair has a positive gain any more, and the metric has risen
     calls, gain_matrix = [], refine_module.gain_matrix

@@ -96,7 +96,8 @@ def refine(
 
     averaged, step, boost = weights.clone(), 0, 1.0
     predictions = start_predictions = evidence.judge(weights)
-    best, best_step, best_rank = averaged.clone(), 0, ascent.rank(predictions)
+    start_rank = ascent.rank(predictions)
+    best, best_step, best_rank = averaged.clone(), 0, start_rank
     history = [{"step": 0} | ascent.record(predictions)]
     while step < settings.steps:
         # which pairs raise the metric from here?
@@ -140,7 +141,7 @@ def refine(
         logger.debug("step %d of %d: %s %.4f out of fold", step, settings.steps, metric.name, history[-1]["metric"])
         if step >= settings.steps * (1 - _ELECTION):
             rank = ascent.rank(predictions)
-            if rank > best_rank and (rank[:2] > best_rank[:2] or ascent.beats(predictions, start_predictions)):
+            if rank > best_rank and (rank[:2] > start_rank[:2] or ascent.beats(predictions, start_predictions)):
                 best, best_step, best_rank = averaged.clone(), step, rank
     return Refined(
         heads=[space.decode_head(weight) for weight in best],
