@@ -136,7 +136,13 @@ def _tune(
         objective = metric.objective(support, partial(soft_minimum, sharpness=settings.sharpness))
         start = best_start(starts, plan, val, objective, pseudo_count=settings.pseudo_count)
     refined = refine(
-        starts[start], plan, metric, settings, constraints=constraints, generator=torch_generator(seed, "pairs")
+        starts[start],
+        plan,
+        metric,
+        settings,
+        constraints=constraints,
+        knows_train=start != "balanced",
+        generator=torch_generator(seed, "pairs"),
     )
     seconds = data.seconds | {"tune": time.perf_counter() - started}
 
@@ -199,7 +205,12 @@ def _linear_probe(train: LabeledFeatures, members: ClassMembers, steps: int, see
 def _warn_of_few(data: FeatureData) -> None:
     support = torch.bincount(data.splits["val"].labels, minlength=len(data.class_names))
     label = int(support.argmin())
-    if int(support[label]) < FEW:
+    if int(support[label]) == 0:
+        logger.warning(
+            "class %s has no validation sample: figures on validation leave it out, and nothing honest watches over it",
+            data.class_names[label],
+        )
+    elif int(support[label]) < FEW:
         logger.warning(
             "class %s has %d validation sample(s): its recall is a rough guess, and so is what rests on it",
             data.class_names[label],

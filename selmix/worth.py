@@ -9,7 +9,7 @@ w_i = t_i / n_i = 1 / (1 + n_i / tau) of them, and
 
 a flat prior of the recall and a discounted likelihood of the training samples. Flat, because a prior that gathers at
 0 and 1 when w_i is small would take recalls of 1 on both sides for a sign of shift. One tau for all classes, the most
-likely one, is read off the data: near infinity (all samples count the same) where the backbone has not seen the
+likely one up to 1e5, is read off the data: large (all samples count the same) where the backbone has not seen the
 training images, a few samples where it has overfitted. This is empirical Bayes; the prior is the power prior of
 Ibrahim and Chen, Statistical Science 2000.
 """

@@ -152,7 +152,7 @@ def test_classes_of_two_samples_are_spread_over_the_folds():
 @pytest.mark.parametrize("folds", FOLDS)
 def test_each_row_of_validation_logits_comes_from_its_judge(folds):
     splits = splits_of([1, 1, 0, 1, 1])
-    # a sample that is the only one of its class, in val: nobody judges it
+    # a sample that is the only one of its class, in val: its judge does not know the class
     splits["val"].labels[0], lonely = 2, 0
     splits["train"].labels[splits["train"].labels == 2] = 0
     plan, val = cross_fit(splits, folds), splits["val"]
@@ -160,7 +160,7 @@ def test_each_row_of_validation_logits_comes_from_its_judge(folds):
     heads = [LinearHead(torch.randn(5, 3, generator=generator), torch.full((5,), 10.0 * h)) for h in range(folds + 1)]
     logits, fold = plan.val_logits(heads, val), folds_of(plan)[plan.num_train :]
     assert logits.shape == (4, 5)
-    assert fold[lonely] == -1
+    assert fold[lonely] >= 0
     for row, judge in enumerate(fold):
         expected = heads[judge].weight @ val.features[row] + heads[judge].bias
         torch.testing.assert_close(logits[row], expected)

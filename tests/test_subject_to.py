@@ -94,7 +94,8 @@ def test_the_floor_of_a_class_is_kept_where_the_metric_alone_would_not(npz, tmp_
     recalls = free["recall"]["after"]["val"]
     label = int(np.argmin(recalls))
     floor = round(recalls[label] + 0.1, 2)
-    code, _, _ = constrained(npz, tmp_path / "kept", f"recall[{label}] >= {floor}", metric="accuracy")
+    limit = f"recall[{label}] >= {floor}"
+    code, _, _ = constrained(npz, tmp_path / "kept", limit, metric="accuracy", more=["refresh=10"])
     kept = json.loads((tmp_path / "kept" / "result.json").read_text())
     assert code == 0
     assert kept["constraints"][0]["val"] >= floor

@@ -45,6 +45,9 @@ def _summary(document: dict[str, Any], split: str) -> list[str]:
         lines.append(
             f"  {100 * (after - value):+.1f} points from {percent(value)}, the {what}{_certainty(document, key)}"
         )
+    if document["best_step"] == 0:
+        start = document["start"]
+        lines.append(f"no step beat the start by a standard error on validation: the {start} head is the result")
     lines.append(_costs(document, split))
     lines += map(constraint_line, document["constraints"])
     lines += _diagnosis(document["diagnosis"] or {})

@@ -46,7 +46,9 @@ class CrossFit:
     def plan(
         cls, train: LabeledFeatures, val: LabeledFeatures, num_classes: int, *, folds: int, generator: torch.Generator
     ) -> "CrossFit":
-        """Deal all samples into `folds` >= 2, row by row; the only sample of a row is learnt by all and judged by none.
+        """Deal all samples into `folds` >= 2, row by row.
+
+        A train sample that is the only one of its row is learnt by all and judged by none.
 
         Args:
             train: every class must have a sample.
@@ -94,8 +96,6 @@ class CrossFit:
     def val_logits(self, heads: list[LinearHead], val: LabeledFeatures) -> torch.Tensor:
         """Return the logits [n, k] of the validation samples, each from the head that judges it."""
         logits = val.features.new_empty(len(val.labels), self.num_classes)
-        # a sample that nobody judges has no claim to an honest figure: the head that left nothing out predicts it
-        logits[:] = heads[-1].logits(val.features)
         for head, positions in zip(heads, self.judged, strict=False):
             own = positions[positions >= self.num_train] - self.num_train
             logits[own] = head.logits(val.features[own])
@@ -103,7 +103,7 @@ class CrossFit:
 
 
 def _deal(rows: torch.Tensor, num_train: int, folds: int, generator: torch.Generator) -> torch.Tensor:
-    """Return the fold of each sample, int64 [n]; -1 for the only one of its row.
+    """Return the fold of each sample, int64 [n]; -1 for a train sample that is the only one of its row.
 
     Within a row the folds follow each other, first over the train samples and on over those of validation, in random
     order: fold sizes differ by at most one, in train, in validation and together.
@@ -119,5 +119,6 @@ def _deal(rows: torch.Tensor, num_train: int, folds: int, generator: torch.Gener
     ordered_rows = rows[order]
     fold = torch.empty_like(rows)
     fold[order] = (first[ordered_rows] + torch.arange(len(rows)) - starts[ordered_rows]) % folds
-    fold[counts[rows] == 1] = -1
+    lone = counts[rows] == 1
+    fold[lone & (torch.arange(len(rows)) < num_train)] = -1
     return fold

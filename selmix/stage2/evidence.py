@@ -40,7 +40,13 @@ class Evidence:
 
     @classmethod
     def gather(
-        cls, plan: CrossFit, space: FeatureSpace, weights: torch.Tensor, *, generator: torch.Generator
+        cls,
+        plan: CrossFit,
+        space: FeatureSpace,
+        weights: torch.Tensor,
+        *,
+        knows_train: bool = False,
+        generator: torch.Generator,
     ) -> "Evidence":
         """Choose the samples to judge and weigh them by what the given heads make of them.
 
@@ -48,6 +54,8 @@ class Evidence:
             plan: who judges what.
             space: of the heads.
             weights: [h, k, d + 1], the heads.
+            knows_train: they have learnt the train samples that they judge; these then only speak for rows without
+                validation samples.
             generator: source of the choice where there are more samples than needed.
         """
         chosen = [_thin(positions, plan, generator) for positions in plan.judged]
@@ -72,6 +80,8 @@ class Evidence:
             return torch.bincount(rows[which], right[which], minlength=num_rows), total
 
         worth = training_worth(*per_row(~is_val), *per_row(is_val))
+        if knows_train:
+            worth = torch.where(val_count > 0, 0.0, worth)
         evidence.weights.copy_(torch.where(is_val, 1.0, worth[rows]))
         return evidence
 

@@ -31,6 +31,7 @@ logger = logging.getLogger("selmix")
 
 _ELECTION = 0.25  # the last part of the steps whose heads stand for election, beside the start
 MARGIN = 1.0  # standard errors of the difference by which the elected heads must beat the start
+_LARGEST_BOOST = 64.0  # of the multipliers' steps while nothing moves
 TEMPERATURE = 0.3  # of the softened predictions whose confusion matrix gives the gains
 
 
@@ -63,6 +64,7 @@ def refine(
     settings: RefineSettings,
     *,
     constraints: Sequence[Constraint] = (),
+    knows_train: bool = False,
     generator: torch.Generator,
 ) -> Refined:
     """Tune heads for `metric` by selective feature mixup; the backbone never enters, only its features.
@@ -73,13 +75,14 @@ def refine(
         metric: what to raise.
         settings: see `RefineSettings`.
         constraints: what the head must keep, by dual ascent.
+        knows_train: the heads to start from have learnt the train samples that they judge.
         generator: source of pairs, members and coefficients, on the device of the features.
 
     Source: SelMix, ICLR 2024, algorithm 1, on cached features; cross-fitting and the weighing of the evidence are ours.
     """
     space = FeatureSpace.fit(plan.features)
     weights = torch.stack([space.encode_head(head) for head in heads])
-    evidence = Evidence.gather(plan, space, weights, generator=generator)
+    evidence = Evidence.gather(plan, space, weights, knows_train=knows_train, generator=generator)
     means = evidence.row_means()
     ascent = _Ascent(metric, constraints, evidence, settings)
     batches = PairBatches(
@@ -92,12 +95,12 @@ def refine(
         smoothing=plan.smoothing(settings.smoothing).to(weights),
         groups=plan.groups,
     )
-    drawable = plan.members[-1].counts > 0
+    drawable = torch.stack([own.counts for own in plan.members]).amin(0) > 0
 
     averaged, step, boost = weights.clone(), 0, 1.0
-    predictions = start_predictions = evidence.judge(weights)
-    start_rank = ascent.rank(predictions)
-    best, best_step, best_rank = averaged.clone(), 0, start_rank
+    predictions = evidence.judge(weights)
+    ascent.begin(predictions)
+    best, best_step, best_rank = averaged.clone(), 0, ascent.start_rank
     history = [{"step": 0} | ascent.record(predictions)]
     while step < settings.steps:
         # which pairs raise the metric from here?
@@ -107,15 +110,17 @@ def refine(
         gains[~drawable] = gains[:, ~drawable] = 0
         largest = float(gains.max())
         round_steps = min(settings.refresh, settings.steps - step)
+        progress = 0.5 * (1 + math.cos(math.pi * step / settings.steps))
         if largest <= 0 and ascent.violated(predictions):
             # stationary for these multipliers: let them grow, faster and faster
-            ascent.update(predictions, boost=boost)
-            boost, step = 2 * boost, step + round_steps
+            ascent.update(predictions, scale=boost * progress)
+            boost, step = min(2 * boost, _LARGEST_BOOST), step + round_steps
             continue
         if largest <= 0:
             logger.debug("no pair raises the metric any more: stopped after %d steps", step)
             # these are the last heads now
-            if (rank := ascent.rank(predictions)) > best_rank:
+            rank = ascent.rank(predictions)
+            if rank > best_rank and ascent.beats(rank, predictions):
                 best, best_step = averaged, step
             break
         law = pair_distribution(
@@ -127,7 +132,7 @@ def refine(
 
         # descend on their mixups
         boost = 1.0
-        rate = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+        rate = settings.learning_rate * progress
         for features, targets in batches.draw(law, round_steps):
             cross_entropy_step_(weights, features, targets, rate=rate, decay=settings.weight_decay)
             averaged.lerp_(weights, 1 - settings.averaging)
@@ -136,12 +141,12 @@ def refine(
         # what became of it, out of fold? Only the last heads stand for election (early ones wander with the large rate,
         # and the best of many would be the luckiest), and only those that beat the start by more than luck explains
         predictions = evidence.judge(averaged)
-        ascent.update(predictions)
+        ascent.update(predictions, scale=progress)  # as the heads slow down, so must the multipliers
         history.append({"step": step, "largest_gain": largest} | ascent.record(predictions))
         logger.debug("step %d of %d: %s %.4f out of fold", step, settings.steps, metric.name, history[-1]["metric"])
         if step >= settings.steps * (1 - _ELECTION):
             rank = ascent.rank(predictions)
-            if rank > best_rank and (rank[:2] > start_rank[:2] or ascent.beats(predictions, start_predictions)):
+            if rank > best_rank and ascent.beats(rank, predictions):
                 best, best_step, best_rank = averaged.clone(), step, rank
     return Refined(
         heads=[space.decode_head(weight) for weight in best],
@@ -185,11 +190,11 @@ class _Ascent:
         """Return psi, or the Lagrangian where there are constraints."""
         return lagrangian(self.rounded, self.rounded_slack, self.multipliers) if self.constraints else self.rounded
 
-    def update(self, predictions: torch.Tensor, *, boost: float = 1.0) -> None:
-        """Take a step of dual ascent, `boost` times as large as usual."""
+    def update(self, predictions: torch.Tensor, *, scale: float) -> None:
+        """Take a step of dual ascent, `scale` times the rate of the settings."""
         if self.constraints:
             slack = self.rounded_slack(self.evidence.confusion(predictions))
-            self.multipliers = ascend_multipliers(self.multipliers, slack, rate=boost * self.settings.multiplier_rate)
+            self.multipliers = ascend_multipliers(self.multipliers, slack, rate=scale * self.settings.multiplier_rate)
 
     def slack(self, predictions: torch.Tensor) -> torch.Tensor:
         """Return the slack of every constrained item, [m]."""
@@ -198,17 +203,23 @@ class _Ascent:
 
     def violated(self, predictions: torch.Tensor) -> bool:
         """Return whether a constraint is not met."""
-        return bool((self.slack(predictions) < 0).any())
+        return not self.rank(predictions)[0]
 
     def rank(self, predictions: torch.Tensor) -> tuple[bool, float, float]:
         """Return what candidates are ranked by: the rounded metric has less noise than the metric."""
         smoothed = self.evidence.confusion(predictions, pseudo_count=self.settings.pseudo_count)
         return rank_key(float(self.rounded(smoothed)), self.slack(predictions))
 
-    def beats(self, candidate: torch.Tensor, incumbent: torch.Tensor) -> bool:
-        """Return whether the candidate is better by more than the margin."""
+    def begin(self, predictions: torch.Tensor) -> None:
+        """Remember what the start predicts."""
+        self.start, self.start_rank = predictions, self.rank(predictions)
+
+    def beats(self, rank: tuple[bool, float, float], predictions: torch.Tensor) -> bool:
+        """Return whether a candidate keeps the constraints better than the start, or is better by the margin."""
+        if rank[:2] > self.start_rank[:2]:
+            return True
         difference, standard_error = self.evidence.difference(
-            self.rounded, candidate, incumbent, pseudo_count=self.settings.pseudo_count
+            self.rounded, predictions, self.start, pseudo_count=self.settings.pseudo_count
         )
         return difference > MARGIN * standard_error
 

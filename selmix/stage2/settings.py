@@ -14,8 +14,8 @@ class RefineSettings:
 
     Attributes:
         folds: parts into which all labels are dealt, so that every sample is judged by a head that has not learnt it.
-        start: head to begin with: given, logit_adjusted, balanced, or best, the one of them with the best metric on
-            validation.
+        start: head to begin with: balanced, given, logit_adjusted, or best: balanced, unless another is better on
+            validation by two standard errors.
         start_steps: SGD steps of each head that is retrained to start from.
         steps: SGD steps of the loop.
         refresh: steps between two updates of confusion matrix, gains and pair law.
@@ -27,9 +27,9 @@ class RefineSettings:
         mix_low: the kept sample's coefficient is uniform on [mix_low, 1].
         smoothing: label-aware smoothing of the largest class; the smallest has none.
         sharpness: of the soft minimum in metrics that have a minimum, per standard error of what it compares.
-        pseudo_count: samples per class that smooth the confusion matrix of the gains.
+        pseudo_count: samples per class (and group) that smooth the confusion matrix of the gains.
         averaging: decay per step of the exponential average of the iterates; 0 keeps the last iterate.
-        multiplier_rate: step of dual ascent at a refresh, per unit of violation.
+        multiplier_rate: step of dual ascent at the first refreshes, per unit of violation; falls with the learning rate.
     """
 
     folds: int = 5
@@ -47,7 +47,7 @@ class RefineSettings:
     sharpness: float = 2.0
     pseudo_count: float = 1.0
     averaging: float = 0.99
-    multiplier_rate: float = 1.0
+    multiplier_rate: float = 10.0
 
     def __post_init__(self) -> None:
         """Refuse values without meaning."""
