@@ -29,7 +29,7 @@ class RefineSettings:
         sharpness: of the soft minimum in metrics that have a minimum, per standard error of what it compares.
         pseudo_count: samples per class (and group) that smooth the confusion matrix of the gains.
         averaging: decay per step of the exponential average of the iterates; 0 keeps the last iterate.
-        multiplier_rate: step of dual ascent at the first refreshes, per unit of violation; falls with the learning rate.
+        multiplier_rate: step of dual ascent at the start, per unit of violation; it falls with the learning rate.
     """
 
     folds: int = 5
