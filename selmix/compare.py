@@ -17,9 +17,8 @@ from selmix.checkpoints import write_atomically
 from selmix.confusion import confusion_counts, joint_confusion
 from selmix.data.splits import draw_per_class, stratified_holdout
 from selmix.errors import DataError, UsageError, suggestion
-from selmix.extraction import features_of_images
+from selmix.extraction import named_features
 from selmix.features.extract import Track
-from selmix.features.file import load_features
 from selmix.features.labeled import FeatureData
 from selmix.metrics import Metric, MetricContext, parse_metric
 from selmix.pipeline import VALIDATION_FRACTION, tune
@@ -81,12 +80,7 @@ def compare(
     names = chosen_methods(recipe.methods)
     settings = refine_settings(recipe.stage2)
     with run_folder(out, overwrite=overwrite, result=RESULT):
-        if recipe.features is not None:
-            data = load_features(Path(recipe.features))
-        else:
-            assert recipe.backbone is not None
-            assert recipe.data is not None
-            data = features_of_images(recipe.backbone, recipe.data, device=device, track=track)
+        data = named_features(recipe, device=device, track=track)
         if data.group_names:
             logger.warning("the groups of samples are left aside: most methods of the ladder know classes alone")
             splits = {name: replace(split, groups=None) for name, split in data.splits.items()}

@@ -1,6 +1,7 @@
-"""From what the user named, images and a backbone, to the features that stage two works on."""
+"""From what the user named, ready features or images and a backbone, to the features that stage two works on."""
 
 import time
+from pathlib import Path
 
 import torch
 
@@ -8,8 +9,26 @@ from selmix.backbones import Backbone, load_backbone
 from selmix.data.images import ImageData
 from selmix.data.sources import open_images
 from selmix.features.extract import Track, extract_features
+from selmix.features.file import load_features
 from selmix.features.labeled import FeatureData, LabeledFeatures
 from selmix.heads import LinearHead
+from selmix.recipe import CompareRecipe, FinetuneRecipe
+
+
+def named_features(
+    recipe: FinetuneRecipe | CompareRecipe, *, device: torch.device, track: Track | None = None
+) -> FeatureData:
+    """Return the features that a recipe names: ready ones, or those of its images through its backbone.
+
+    Raises:
+        UsageError: for an unknown name.
+        DataError: for faulty data, features or weights.
+    """
+    if recipe.features is not None:
+        return load_features(Path(recipe.features))
+    assert recipe.backbone is not None
+    assert recipe.data is not None
+    return features_of_images(recipe.backbone, recipe.data, device=device, track=track)
 
 
 def features_of_images(

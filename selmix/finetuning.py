@@ -11,9 +11,8 @@ import torch
 from selmix.checkpoints import write_atomically
 from selmix.constraints import Constraint, bind_constraints, parse_constraint
 from selmix.diagnosis import describe_diagnosis, write_diagnosis
-from selmix.extraction import features_of_images
+from selmix.extraction import named_features
 from selmix.features.extract import Track
-from selmix.features.file import load_features
 from selmix.features.labeled import FeatureData
 from selmix.metrics import Metric, MetricContext, parse_metric
 from selmix.pipeline import tune
@@ -118,12 +117,7 @@ def check_request(recipe: FinetuneRecipe) -> None:
 
 
 def _prepare(recipe: FinetuneRecipe, device: torch.device, track: Track | None) -> _Job:
-    if recipe.features is not None:
-        data = load_features(Path(recipe.features))
-    else:
-        assert recipe.backbone is not None
-        assert recipe.data is not None
-        data = features_of_images(recipe.backbone, recipe.data, device=device, track=track)
+    data = named_features(recipe, device=device, track=track)
     counts = torch.bincount(data.splits["train"].labels, minlength=len(data.class_names))
     context = MetricContext(data.class_names, counts, data.num_groups)
     return _Job(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_commands import features, run
 
-from selmix import finetuning, result
+from selmix import extraction, result
 
 
 @pytest.fixture(autouse=True)
@@ -29,8 +29,8 @@ def seeded(npz, out, *more):
 
 def test_means_and_spreads_are_those_of_the_runs(npz, tmp_path, monkeypatch):
     loads = []
-    load = finetuning.load_features
-    monkeypatch.setattr(finetuning, "load_features", lambda path: loads.append(path) or load(path))
+    load = extraction.load_features
+    monkeypatch.setattr(extraction, "load_features", lambda path: loads.append(path) or load(path))
     code, stdout, stderr = seeded(npz, tmp_path / "run", "--seeds", "1..3", "--subject-to", "recall >= 0.05", "--json")
     assert code == 0, stderr
     assert len(loads) == 1

@@ -36,18 +36,15 @@ def _summary(document: dict[str, Any], split: str) -> list[str]:
     name = document["metric"]
     after = document["after"][split][name]
     lines = [f"[bold]{escape(name)}[/bold] on {split}: {percent(after)}"]
-    rivals = (
-        ("before", "change", document["before_is"]),
-        ("balanced", "change_from_balanced", "head retrained with class-balanced sampling on the same labels"),
-    )
+    balanced = "head retrained with class-balanced sampling on the same labels"
+    rivals = (("before", "change", document["before_is"]), ("balanced", "change_from_balanced", balanced))
     for head, key, what in rivals:
         value = document[head][split][name]
         lines.append(
             f"  {100 * (after - value):+.1f} points from {percent(value)}, the {what}{_certainty(document, key)}"
         )
     if document["best_step"] == 0:
-        start = document["start"]
-        lines.append(f"no step beat the start by a standard error on validation: the {start} head is the result")
+        lines.append(f"no step beat the start by a standard error on validation: it stays the {document['start']} head")
     lines.append(_costs(document, split))
     lines += map(constraint_line, document["constraints"])
     lines += _diagnosis(document["diagnosis"] or {})
@@ -65,9 +62,8 @@ def _diagnosis(diagnosis: dict[str, dict[str, dict[str, float | None]]]) -> list
                 "-" if value is None else f"{value:.2f}"
                 for value in (kinds[kind][name] for name in ("pearson", "spearman", "sign_agreement"))
             )
-            lines.append(
-                f"gains at the {head} head, {step}: correlation {pearson}, of ranks {spearman}, same sign {sign}"
-            )
+            figures = f"correlation {pearson}, of ranks {spearman}, same sign {sign}"
+            lines.append(f"gains at the {head} head, {step}: {figures}")
     return lines
 
 
