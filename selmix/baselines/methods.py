@@ -119,7 +119,9 @@ METHODS = {
     "given": Method(_given, "the head that came with the features", "-", learns_val=False),
     "probe": Method(_probe, "linear probe: SGD on train as it comes", "-", learns_val=False),
     "crt": Method(_crt, "head retrained on train with class-balanced sampling", _KANG, learns_val=False),
-    "crt_val": Method(_crt_val, "head retrained on train and val likewise: the `balanced` of finetune", _KANG),
+    "crt_val": Method(
+        _crt_val, "head retrained on train and val likewise: one of the four in the `balanced` of finetune", _KANG
+    ),
     "logistic": Method(_logistic, "balanced logistic regression on train, C chosen on val", "scikit-learn"),
     "logistic_val": Method(_logistic_val, "balanced logistic regression on train and val, C by folds", "scikit-learn"),
     "lws": Method(_lws, "learnable scale per logit of the given head, on train and val", _KANG),
