@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 
@@ -17,7 +16,7 @@ from selmix.errors import DataError, UsageError
 from selmix.evaluation import ClassGroups, Evaluation, evaluate
 from selmix.features.labeled import FeatureData, LabeledFeatures
 from selmix.heads import LinearHead
-from selmix.metrics import Metric, soft_minimum
+from selmix.metrics import Metric
 from selmix.pairs import ClassMembers
 from selmix.seeding import numpy_generator, torch_generator
 from selmix.stage2.crossfit import CrossFit
@@ -133,7 +132,7 @@ def _tune(
     start = settings.start
     if start == "best":
         support = torch.bincount(plan.rows[plan.num_train :], minlength=num_classes * plan.groups).double()
-        objective = metric.objective(support, partial(soft_minimum, sharpness=settings.sharpness))
+        objective = metric.objective(support, settings.rounding)
         start = best_start(starts, plan, val, objective, pseudo_count=settings.pseudo_count)
     refined = refine(
         starts[start],

@@ -236,13 +236,13 @@ def test_one_step_of_mislas_is_a_gradient_step_on_head_and_scale():
 
 def test_folds_are_dealt_evenly_overall_and_within_classes():
     labels = torch.tensor([0] * 11 + [1] * 3 + [2] * 8)
-    fold = deal(labels, 3, generator=generator())
+    fold = deal(labels, generator=generator())
     assert {int(count) for count in torch.bincount(fold, minlength=FOLDS)} == {4, 5}
     for label in range(3):
         counts = torch.bincount(fold[labels == label], minlength=FOLDS)
         assert counts.max() - counts.min() <= 1
-    assert not torch.equal(fold, deal(labels, 3, generator=generator(1)))
-    assert deal(torch.tensor([0, 1]), 2, generator=generator()).unique().numel() == 2
+    assert not torch.equal(fold, deal(labels, generator=generator(1)))
+    assert deal(torch.tensor([0, 1]), generator=generator()).unique().numel() == 2
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -59,7 +59,7 @@ class Problem:
             num_classes: k.
             generator: source of the deal and the probe.
         """
-        fold = deal(val.labels, num_classes, generator=generator)
+        fold = deal(val.labels, generator=generator)
         return cls(train, val, num_classes, given or retrained(train, num_classes, 1, generator=generator), fold)
 
     @cached_property
@@ -89,7 +89,7 @@ class Problem:
         return parts
 
 
-def deal(labels: torch.Tensor, num_classes: int, *, generator: torch.Generator) -> torch.Tensor:
+def deal(labels: torch.Tensor, *, generator: torch.Generator) -> torch.Tensor:
     """Return the fold of each sample, int64 [n]: fold sizes differ by at most one, overall and within a class."""
     shuffled = torch.randperm(len(labels), generator=generator)
     order = shuffled[labels[shuffled].argsort(stable=True)]

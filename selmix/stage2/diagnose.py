@@ -13,7 +13,6 @@ Both are differences divided by the rate, as the gain is.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from scipy import stats
@@ -21,7 +20,7 @@ from scipy import stats
 from selmix.descent import cross_entropy_step_
 from selmix.features.space import FeatureSpace
 from selmix.heads import LinearHead
-from selmix.metrics import Metric, logit_gradient, soft_minimum
+from selmix.metrics import Metric, logit_gradient
 from selmix.stage2.batches import PairBatches
 from selmix.stage2.crossfit import CrossFit
 from selmix.stage2.evidence import Evidence
@@ -72,7 +71,7 @@ def diagnose(
     space = FeatureSpace.fit(plan.features)
     weights = torch.stack([space.encode_head(head) for head in heads])
     evidence = Evidence.gather(plan, space, weights, generator=generator)
-    objective = metric.objective(evidence.support, partial(soft_minimum, sharpness=settings.sharpness))
+    objective = metric.objective(evidence.support, settings.rounding)
 
     def hard(own: torch.Tensor) -> float:
         predictions = evidence.judge(own.to(weights))
@@ -83,7 +82,7 @@ def diagnose(
 
     confusion = evidence.soft_confusion(weights, temperature=TEMPERATURE, pseudo_count=settings.pseudo_count)
     gradient = logit_gradient(objective, confusion)
-    gains = pair_gains(evidence.row_means(), weights[-1], gradient, plan, settings)
+    gains = pair_gains(evidence.row_means(), weights[-1], gradient, plan.smoothing(settings.smoothing), settings)
     kept, partner = _over_all_ranks(gains, plan.members[-1].counts > 0, pairs, generator)
 
     start = weights.double()  # small changes are differences of nearly equal numbers

@@ -4,7 +4,6 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 
@@ -20,7 +19,7 @@ from selmix.descent import cross_entropy_step_
 from selmix.features.space import FeatureSpace
 from selmix.gains import gain_matrix
 from selmix.heads import LinearHead
-from selmix.metrics import Metric, MetricFunction, logit_gradient, soft_minimum
+from selmix.metrics import Metric, MetricFunction, logit_gradient
 from selmix.pairs import pair_distribution
 from selmix.stage2.batches import PairBatches
 from selmix.stage2.crossfit import CrossFit
@@ -84,6 +83,7 @@ def refine(
     weights = torch.stack([space.encode_head(head) for head in heads])
     evidence = Evidence.gather(plan, space, weights, knows_train=knows_train, generator=generator)
     means = evidence.row_means()
+    smoothing = plan.smoothing(settings.smoothing)
     ascent = _Ascent(metric, constraints, evidence, settings)
     batches = PairBatches(
         features=plan.features,
@@ -92,7 +92,7 @@ def refine(
         batch_size=settings.batch_size_for(plan.num_classes),
         mix_low=settings.mix_low,
         generator=generator,
-        smoothing=plan.smoothing(settings.smoothing).to(weights),
+        smoothing=smoothing.to(weights),
         groups=plan.groups,
     )
     drawable = torch.stack([own.counts for own in plan.members]).amin(0) > 0
@@ -106,7 +106,7 @@ def refine(
         # which pairs raise the metric from here?
         confusion = evidence.soft_confusion(averaged, temperature=TEMPERATURE, pseudo_count=settings.pseudo_count)
         gradient = logit_gradient(ascent.objective(), confusion)
-        gains = pair_gains(means, averaged[-1], gradient, plan, settings)
+        gains = pair_gains(means, averaged[-1], gradient, smoothing, settings)
         gains[~drawable] = gains[:, ~drawable] = 0
         largest = float(gains.max())
         round_steps = min(settings.refresh, settings.steps - step)
@@ -159,7 +159,7 @@ def refine(
 
 
 def pair_gains(
-    means: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, plan: CrossFit, settings: RefineSettings
+    means: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, smoothing: torch.Tensor, settings: RefineSettings
 ) -> torch.Tensor:
     """Return the gains [r, r] of steps as the loop takes them: with its mean coefficient and its smoothed targets.
 
@@ -167,11 +167,11 @@ def pair_gains(
         means: [r, d + 1] encoded mean feature of each row.
         weight: [k, d + 1] of the head.
         gradient: [r, k] of the metric in logit space.
-        plan: has rows and training counts.
+        smoothing: [k] of the classes.
         settings: of the loop.
     """
-    smoothing = plan.smoothing(settings.smoothing).repeat_interleave(plan.groups)
-    return gain_matrix(means, weight, None, gradient, mix=(1 + settings.mix_low) / 2, smoothing=smoothing)
+    by_row = smoothing.repeat_interleave(len(means) // len(smoothing))
+    return gain_matrix(means, weight, None, gradient, mix=(1 + settings.mix_low) / 2, smoothing=by_row)
 
 
 class _Ascent:
@@ -180,7 +180,7 @@ class _Ascent:
     def __init__(
         self, metric: Metric, constraints: Sequence[Constraint], evidence: Evidence, settings: RefineSettings
     ) -> None:
-        rounding = partial(soft_minimum, sharpness=settings.sharpness)
+        rounding = settings.rounding
         self.metric, self.constraints, self.evidence, self.settings = metric, constraints, evidence, settings
         self.rounded = metric.objective(evidence.support, rounding)
         self.rounded_slack = joint_smooth_slack(constraints, evidence.support, rounding)

@@ -1,9 +1,11 @@
 """Settings of the SelMix loop."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from selmix.baselines.retrain import batch_size_for
 from selmix.errors import check_settings
+from selmix.metrics import SoftMinimum, soft_minimum
 
 STARTS = ("best", "given", "logit_adjusted", "balanced")
 
@@ -72,6 +74,11 @@ class RefineSettings:
                 "multiplier_rate": ("> 0", self.multiplier_rate > 0),
             },
         )
+
+    @property
+    def rounding(self) -> SoftMinimum:
+        """Return how minima in metrics and constraints are rounded."""
+        return partial(soft_minimum, sharpness=self.sharpness)
 
     def batch_size_for(self, num_classes: int) -> int:
         """Return the batch size, chosen by the number of classes where it is None."""
