@@ -11,7 +11,7 @@ from PIL import Image
 
 from selmix.backbones import build_model
 from selmix.checkpoints import file_digest, save_tensors
-from selmix.data.images import ImageSplit
+from selmix.data.images import ArrayImages, ImageSplit
 from selmix.features.labeled import LabeledFeatures
 from selmix.metrics import METRICS, Metric
 from selmix.stage2 import refine as refine_module
@@ -82,7 +82,8 @@ def write_image_folder(root: Path, counts: dict[str, dict[str, int]]) -> Path:
 
 def image_split(images: list[Image.Image]) -> ImageSplit:
     """Return a split of images in memory, without labels."""
-    return ImageSplit([f"image{index}" for index in range(len(images))], None, images.__getitem__)
+    pixels = [np.asarray(image) for image in images]  # they may differ in size
+    return ImageSplit([f"image{index}" for index in range(len(images))], None, ArrayImages(pixels))
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> Path:

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import nn
 
 from selmix.backbones import Backbone, checksum, load_backbone_folder
+from selmix.data.images import ArrayImages
 from selmix.features.extract import extract_features
 
 CPU = torch.device("cpu")
@@ -75,7 +76,13 @@ def test_a_backbone_that_changes_is_reported(model):
 def test_each_image_is_opened_once_and_progress_is_shown():
     opened, calls = [], []
     split = image_split(IMAGES)
-    split = dataclasses.replace(split, open_image=lambda position: opened.append(position) or IMAGES[position])
+
+    class Counted(ArrayImages):
+        def open(self, position):
+            opened.append(position)
+            return super().open(position)
+
+    split = dataclasses.replace(split, images=Counted(split.images.pixels))
 
     def track(positions, description, total):
         calls.append((description, total))

@@ -129,7 +129,7 @@ def one_image(tmp_path):
 
 
 def opened(path):
-    return np.asarray(load_image_folder(path.parents[2]).splits["train"].open_image(0))
+    return np.asarray(load_image_folder(path.parents[2]).splits["train"].images.open(0))
 
 
 def test_sixteen_bit_grey_keeps_its_greys(one_image):

@@ -36,7 +36,7 @@ def test_classes_are_sorted_by_name_and_labels_follow_them_in_every_split(root):
     assert data.splits["val"].labels.tolist() == [0, 1, 1]
     assert data.splits["train"].labels.tolist() == [0, 0, 1, 1, 1]
     assert data.splits["train"].labels.dtype == np.int64
-    np.testing.assert_array_equal(np.asarray(data.splits["val"].open_image(2)), np.asarray(noise_image(1)))
+    np.testing.assert_array_equal(np.asarray(data.splits["val"].images.open(2)), np.asarray(noise_image(1)))
 
 
 def test_train_alone_is_enough(root):
@@ -125,9 +125,9 @@ def test_an_unreadable_image_is_named_when_it_is_opened(root, kind):
     victim = root / "train" / "bee" / "1.png"
     victim.write_bytes(broken_content(kind))
     train = load_image_folder(root).splits["train"]
-    train.open_image(2)
+    train.images.open(2)
     with pytest.raises(DataError, match="unreadable image") as caught:
-        train.open_image(3)
+        train.images.open(3)
     assert str(victim) in str(caught.value)
 
 
@@ -135,7 +135,7 @@ def test_an_image_deleted_after_the_listing_is_named(root):
     train = load_image_folder(root).splits["train"]
     (root / "train" / "ant" / "0.png").unlink()
     with pytest.raises(DataError, match=r"train/ant/0\.png"):
-        train.open_image(0)
+        train.images.open(0)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "1", "RGBA", "CMYK"])
@@ -144,7 +144,7 @@ def test_images_of_every_mode_become_rgb(root, mode):
     pixels = Image.new("RGB", (4, 2), "white")
     pixels.paste("black", (0, 0, 2, 2))
     pixels.convert(mode).save(root / "train" / "ant" / "0.tif")
-    image = load_image_folder(root).splits["train"].open_image(1)
+    image = load_image_folder(root).splits["train"].images.open(1)
     assert image.mode == "RGB"
     np.testing.assert_array_equal(np.asarray(image), np.array([[[0] * 3] * 2 + [[255] * 3] * 2] * 2))
 
@@ -164,7 +164,7 @@ def test_subset_keeps_the_given_order(root):
     part = train.subset(np.array([4, 0]))
     assert part.ids == ["train/bee/2.png", "train/ant/0.png"]
     assert part.labels.tolist() == [1, 0]
-    np.testing.assert_array_equal(np.asarray(part.open_image(0)), np.asarray(noise_image(2)))
+    np.testing.assert_array_equal(np.asarray(part.images.open(0)), np.asarray(noise_image(2)))
     write_images(root / "unlabeled", 2)
     unlabeled = load_image_folder(root).splits["unlabeled"].subset(np.array([1]))
     assert unlabeled.labels is None

@@ -71,7 +71,7 @@ def test_loading_gives_labels_to_all_but_the_unlabeled_split(arrays):
     for split in SPLITS:
         own = data.splits[split]
         assert own.ids == [str(index) for index in arrays[split]["ids"]]
-        image = own.open_image(7)
+        image = own.images.open(7)
         assert image.mode == "RGB"
         np.testing.assert_array_equal(np.asarray(image), np.repeat(arrays[split]["images"][7][:, :, None], 3, 2))
 

@@ -60,7 +60,7 @@ def test_train_writes_a_backbone_with_a_manifest_that_vouches_for_it(few_images,
     assert backbone.head.weight.shape == (10, 64)
     # the same normalisation as NumPy computes, the same in every channel of a grey image
     images = few_images.splits["train"]
-    grey = np.stack([np.asarray(images.open_image(position))[..., 0] for position in range(100)]) / 255
+    grey = np.stack([np.asarray(images.images.open(position))[..., 0] for position in range(100)]) / 255
     assert manifest["mean"] == pytest.approx([grey.mean()] * 3, abs=1e-5)
     assert manifest["std"] == pytest.approx([grey.std()] * 3, abs=1e-5)
 

@@ -5,10 +5,9 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from selmix.data.images import ImageData, ImageSplit, to_rgb
+from selmix.data.images import FileImages, ImageData, ImageSplit
 from selmix.errors import DataError
 
 logger = logging.getLogger("selmix")
@@ -94,14 +93,7 @@ def _image_paths(folder: Path) -> list[Path]:
 
 
 def _path_split(root: Path, paths: list[Path], labels: np.ndarray | None) -> ImageSplit:
-    def open_image(position: int) -> Image.Image:
-        try:
-            with Image.open(paths[position]) as image:
-                return to_rgb(image)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"unreadable image {paths[position]} ({error}); replace or remove it") from error
-
-    return ImageSplit([path.relative_to(root).as_posix() for path in paths], labels, open_image)
+    return ImageSplit([path.relative_to(root).as_posix() for path in paths], labels, FileImages(paths))
 
 
 def _digest(class_names: list[str], splits: dict[str, ImageSplit]) -> str:

@@ -1,10 +1,140 @@
 """Labeled images in splits: what the rest of selmix knows of a data set."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
+
+from selmix.errors import DataError
+
+Stamp = tuple[int, int, int]
+
+
+class ImageSource(Protocol):
+    """Where the pixels of a split come from; it can be pickled, so that worker processes can read, too."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        ...
+
+    def open(self, position: int) -> Image.Image:
+        """Return an RGB image; DataError names an unreadable one."""
+        ...
+
+    def stamp(self, position: int) -> Stamp | None:
+        """Return size and times of the image's file; None for an image in memory, for which the data digest vouches."""
+        ...
+
+    def digest(self, position: int) -> str:
+        """Return the sha256 of the image's file, or of its pixels where there is no file."""
+        ...
+
+
+@dataclass(frozen=True)
+class FileImages:
+    """Image files.
+
+    Attributes:
+        paths: one a position.
+    """
+
+    paths: Sequence[Path]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def open(self, position: int) -> Image.Image:
+        """Return an RGB image.
+
+        Raises:
+            DataError: if it cannot be read.
+        """
+        try:
+            with Image.open(self.paths[position]) as image:
+                return to_rgb(image)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(f"unreadable image {self.paths[position]} ({error}); replace or remove it") from error
+
+    def stamp(self, position: int) -> Stamp:
+        """Return size, time of modification and time of change of the file, in bytes and nanoseconds.
+
+        Raises:
+            DataError: if it is gone.
+        """
+        try:
+            status = self.paths[position].stat()
+        except OSError as error:
+            raise DataError(f"unreadable image {self.paths[position]} ({error.strerror}); bring it back") from error
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+    def digest(self, position: int) -> str:
+        """Return the sha256 of the file.
+
+        Raises:
+            DataError: if it cannot be read.
+        """
+        try:
+            with self.paths[position].open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise DataError(f"unreadable image {self.paths[position]} ({error.strerror}); bring it back") from error
+
+
+@dataclass(frozen=True)
+class ArrayImages:
+    """Images in memory.
+
+    Attributes:
+        pixels: uint8 [n, height, width], grey, or [n, height, width, 3].
+    """
+
+    pixels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def open(self, position: int) -> Image.Image:
+        """Return an RGB image."""
+        return Image.fromarray(self.pixels[position]).convert("RGB")
+
+    def stamp(self, position: int) -> None:
+        """Return None: there is no file."""
+
+    def digest(self, position: int) -> str:
+        """Return the sha256 of the pixels."""
+        return hashlib.sha256(np.ascontiguousarray(self.pixels[position]).data).hexdigest()
+
+
+@dataclass(frozen=True)
+class ImageSubset:
+    """Some images of another source.
+
+    Attributes:
+        source: all images.
+        positions: int64 [n], those that are meant.
+    """
+
+    source: ImageSource
+    positions: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def open(self, position: int) -> Image.Image:
+        """Return an RGB image."""
+        return self.source.open(int(self.positions[position]))
+
+    def stamp(self, position: int) -> Stamp | None:
+        """Return the stamp that the other source gives."""
+        return self.source.stamp(int(self.positions[position]))
+
+    def digest(self, position: int) -> str:
+        """Return the digest that the other source gives."""
+        return self.source.digest(int(self.positions[position]))
 
 
 @dataclass(frozen=True)
@@ -14,19 +144,22 @@ class ImageSplit:
     Attributes:
         ids: one name per image, stable over time: a path under the data root, or an index into the source.
         labels: int64 [n]; None for unlabeled images.
-        open_image: position -> RGB image; raises DataError for an unreadable one.
+        images: where the pixels come from, [n].
+        groups: int64 [n], the group of each sample (background, hospital, ...); None if there are none.
     """
 
     ids: list[str]
     labels: np.ndarray | None
-    open_image: Callable[[int], Image.Image]
+    images: ImageSource
+    groups: np.ndarray | None = None
 
     def subset(self, positions: np.ndarray) -> "ImageSplit":
         """Return the split restricted to `positions`, in that order."""
         return ImageSplit(
             ids=[self.ids[position] for position in positions],
             labels=None if self.labels is None else self.labels[positions],
-            open_image=lambda position: self.open_image(int(positions[position])),
+            images=ImageSubset(self.images, positions),
+            groups=None if self.groups is None else self.groups[positions],
         )
 
 
@@ -37,12 +170,15 @@ class ImageData:
     Attributes:
         class_names: the class table, position = label; made once, from train.
         splits: `train`, and where they exist `val`, `test`, `unlabeled`.
-        digest: sha256 that changes when a class, an id or a label changes.
+        digest: sha256 that changes when a class, an id, a label or a group changes; for images in memory also when a
+            pixel does.
+        group_names: the groups of samples, position = number; empty if there are none.
     """
 
     class_names: list[str]
     splits: dict[str, ImageSplit]
     digest: str
+    group_names: list[str] = field(default_factory=list)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -65,7 +201,7 @@ def stack_images(split: ImageSplit, size: tuple[int, int]) -> np.ndarray:
     height, width = size
     stack = np.empty((len(split.ids), 3, height, width), dtype=np.uint8)
     for position in range(len(split.ids)):
-        image = split.open_image(position)
+        image = split.images.open(position)
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BICUBIC)
         stack[position] = np.asarray(image).transpose(2, 0, 1)

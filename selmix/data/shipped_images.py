@@ -4,10 +4,9 @@ import hashlib
 import json
 
 import numpy as np
-from PIL import Image
 
 from selmix.data.arrays import digest_of_arrays, read_npz
-from selmix.data.images import ImageData, ImageSplit
+from selmix.data.images import ArrayImages, ImageData, ImageSplit
 from selmix.errors import DataError
 from selmix.shipped import read_manifest, shipped_folder
 
@@ -32,9 +31,8 @@ def load_shipped_images(name: str) -> ImageData:
 
 
 def _array_split(arrays: dict[str, np.ndarray]) -> ImageSplit:
-    images = arrays["images"]
     return ImageSplit(
         ids=[str(index) for index in arrays["ids"]],
         labels=arrays.get("labels"),
-        open_image=lambda position: Image.fromarray(images[position]).convert("RGB"),
+        images=ArrayImages(arrays["images"]),
     )

@@ -34,7 +34,7 @@ def extract_features(
     blocks, batch = [], []
     with torch.inference_mode():
         for position in positions:
-            batch.append(backbone.transform(split.open_image(position)))
+            batch.append(backbone.transform(split.images.open(position)))
             if len(batch) == batch_size or position == len(split.ids) - 1:
                 images = torch.stack(batch).to(device, memory_format=torch.channels_last)
                 blocks.append(model(images).float().cpu())
