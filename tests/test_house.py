@@ -11,7 +11,7 @@ PACKAGE = Path(selmix.__file__).parent
 
 # docs/architecture.md says what each floor is for
 FLOORS = [
-    ["errors", "seeding"],
+    ["errors", "ranks", "seeding"],
     [
         "bootstrap",
         "calibration",

@@ -1,0 +1,60 @@
+"""Several processes on one job, started by torchrun: what each knows alone, added up or put in a row."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import distributed
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a job, each with its own part of the data.
+
+    Attributes:
+        rank: of this process, in 0..count - 1.
+        count: of all processes; 1 stands for a process of its own, which talks to nobody.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    def total(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the sum over all ranks, the same bits on each; the tensor itself may be overwritten."""
+        if self.count > 1:
+            distributed.all_reduce(tensor)
+        return tensor
+
+    def gathered(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the rows [n, ...] of all ranks in the order of the ranks; n may differ between them."""
+        if self.count == 1:
+            return tensor
+        own_length = torch.zeros(self.count, dtype=torch.int64, device=tensor.device)
+        own_length[self.rank] = len(tensor)
+        lengths: list[int] = self.total(own_length).tolist()
+        padded = tensor.new_zeros(max(lengths), *tensor.shape[1:])
+        padded[: len(tensor)] = tensor
+        parts = [torch.empty_like(padded) for _ in lengths]
+        distributed.all_gather(parts, padded)
+        return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
+
+    def wait(self) -> None:
+        """Wait until all ranks have come here."""
+        if self.count > 1:
+            distributed.barrier()
+
+
+ALONE = Ranks()
+
+
+def join_ranks() -> Ranks:
+    """Return the processes that torchrun started together with this one; `ALONE` without torchrun.
+
+    accelerate opens the process group and picks its backend (gloo, NCCL) by the device.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return ALONE
+    from accelerate import PartialState  # takes a while to import, and few need it
+
+    state = PartialState(cpu=not torch.cuda.is_available())
+    return Ranks(state.process_index, state.num_processes)
