@@ -2,10 +2,28 @@
 
 from pathlib import Path
 
-from selmix.data.folder import load_image_folder
+from selmix.data.findings import Survey, accepted
+from selmix.data.folder import survey_folder
 from selmix.data.images import ImageData
 from selmix.data.shipped_images import load_shipped_images
 from selmix.shipped import PREFIX
+
+
+def survey_images(spec: str) -> Survey:
+    """Read all but the pixels of a data set, and collect everything that is wrong with it.
+
+    Args:
+        spec: as for `open_images`.
+
+    Returns:
+        The data without the rows at fault (None if nothing is left), and the findings.
+
+    Raises:
+        UsageError: for a specification that cannot be understood.
+    """
+    if spec.startswith(PREFIX):
+        return load_shipped_images(spec.removeprefix(PREFIX)), []
+    return survey_folder(Path(spec))
 
 
 def open_images(spec: str) -> ImageData:
@@ -15,9 +33,7 @@ def open_images(spec: str) -> ImageData:
         spec: `shipped:NAME`, or a folder with train/ and optionally val/, test/ and unlabeled/.
 
     Raises:
-        UsageError: for an unknown shipped name.
-        DataError: if the data are missing or faulty.
+        UsageError: for a specification that cannot be understood.
+        DataError: naming the first faults, if the data are missing or faulty.
     """
-    if spec.startswith(PREFIX):
-        return load_shipped_images(spec.removeprefix(PREFIX))
-    return load_image_folder(Path(spec))
+    return accepted(survey_images(spec), spec)

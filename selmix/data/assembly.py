@@ -1,0 +1,156 @@
+"""From the rows of every split, by class name, to images with labels: the class table, groups and digest."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from selmix.data.class_table import name_findings, order_findings, twin_findings
+from selmix.data.findings import Finding, fault, listed
+from selmix.data.images import FileImages, ImageData, ImageSource, ImageSplit, ImageSubset
+
+SPLITS = ("train", "val", "test", "unlabeled")
+MISNAMED = {
+    "training": "train", "valid": "val", "validation": "val", "dev": "val", "eval": "val", "testing": "test",
+    "unlabelled": "unlabeled",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A column of words.
+
+    Attributes:
+        names: the different words, in the order that a class table made from them has.
+        codes: int64 [n], position in `names`.
+    """
+
+    names: list[str]
+    codes: np.ndarray
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a reader found for one split.
+
+    Attributes:
+        place: how messages call it.
+        ids: [n].
+        images: [n].
+        classes: the class of each row; None for unlabeled images.
+        groups: the group of each row; None if there are none.
+    """
+
+    place: str
+    ids: list[str]
+    images: ImageSource
+    classes: Coded | None
+    groups: Coded | None = None
+
+
+class PathsUnder(Sequence[Path]):
+    """Paths made when they are asked for: a million `Path`s would cost more memory than the names."""
+
+    def __init__(self, root: Path, names: list[str]) -> None:
+        self.root, self.names = root, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, position: int) -> Path: ...
+    @overload
+    def __getitem__(self, position: slice) -> "PathsUnder": ...
+    def __getitem__(self, position: int | slice) -> "Path | PathsUnder":
+        if isinstance(position, slice):
+            return PathsUnder(self.root, self.names[position])
+        return self.root / self.names[position]
+
+
+def assemble(
+    rows_of_split: dict[str, Rows], findings: list[Finding], *, class_names: list[str] | None = None
+) -> ImageData | None:
+    """Hold every split to one class table, and add to the findings what does not fit.
+
+    Args:
+        rows_of_split: train, and others.
+        findings: those of the readers; grows.
+        class_names: the class table; None to make it from train.
+
+    Returns:
+        The data without the rows at fault, None if train has no class.
+    """
+    train = rows_of_split["train"]
+    assert train.classes is not None
+    table = class_names if class_names is not None else train.classes.names
+    table_place = train.place if class_names is None else "`classes`"
+    if class_names is None:
+        findings += order_findings(table, train.place)
+    for split, rows in rows_of_split.items():
+        if rows.classes is not None:
+            names = rows.classes.names
+            findings += twin_findings(names, split=split, place=rows.place)
+            findings += name_findings(names, table, split=split, place=rows.place, table_place=table_place)
+    if not table or not train.ids:
+        return None
+    group_names = _group_names(rows_of_split, findings)
+    splits = {split: _split(rows, table, group_names) for split, rows in rows_of_split.items()}
+    return ImageData(table, splits, digest_of_images(table, splits, group_names), group_names)
+
+
+def _group_names(rows_of_split: dict[str, Rows], findings: list[Finding]) -> list[str]:
+    """Return the groups of train and val in order; groups that only test has are a finding."""
+    own = {split: set(rows.groups.names) for split, rows in rows_of_split.items() if rows.groups is not None}
+    known = own.get("train", set()) | own.get("val", set())
+    unknown = sorted(own.get("test", known) - known)
+    if unknown:
+        findings.append(
+            fault(
+                "groups",
+                f"{rows_of_split['test'].place} has the group {listed(unknown)}, which is no group of train or val",
+                "bring samples of the group, or mend its name",
+                split="test",
+            )
+        )
+    return sorted(known, key=lambda name: (len(name), name) if all(map(str.isdecimal, known)) else (0, name))
+
+
+def _split(rows: Rows, table: list[str], group_names: list[str]) -> ImageSplit:
+    """Return the rows whose class, and group, is known."""
+    labels = None if rows.classes is None else _recoded(rows.classes, table)
+    groups = None if rows.groups is None or rows.classes is None else _recoded(rows.groups, group_names)
+    split = ImageSplit(rows.ids, labels, rows.images, groups)
+    known = np.ones(len(rows.ids), dtype=bool)
+    for column in (labels, groups):
+        if column is not None:
+            known &= column >= 0
+    return split if known.all() else split.subset(np.flatnonzero(known))
+
+
+def _recoded(column: Coded, table: list[str]) -> np.ndarray:
+    """Return the positions in `table`, -1 for what it lacks."""
+    position_of = {name: position for position, name in enumerate(table)}
+    return np.array([position_of.get(name, -1) for name in column.names], dtype=np.int64)[column.codes]
+
+
+def digest_of_images(class_names: list[str], splits: dict[str, ImageSplit], group_names: Sequence[str] = ()) -> str:
+    """Return the sha256 of class names, ids, labels and groups, and of the pixels of images in memory."""
+    digest = hashlib.sha256(json.dumps([class_names, list(group_names)]).encode())
+    for name, split in splits.items():
+        digest.update(json.dumps([name, split.ids]).encode())
+        for numbers in (split.labels, split.groups):
+            digest.update(b"none" if numbers is None else np.ascontiguousarray(numbers, dtype="<i8").tobytes())
+        if not _on_disk(split.images):
+            for position in range(len(split.ids)):
+                digest.update(split.images.digest(position).encode())
+    return digest.hexdigest()
+
+
+def _on_disk(images: ImageSource) -> bool:
+    while isinstance(images, ImageSubset):
+        images = images.source
+    return isinstance(images, FileImages)
