@@ -37,7 +37,7 @@ class Finding:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.message}; {self.remedy}"
+        return f"{self.message}{'' if self.message.endswith('?') else ';'} {self.remedy}"
 
 
 def fault(kind: str, message: str, remedy: str, *, path: object = "", split: str = "", class_name: str = "") -> Finding:
