@@ -46,7 +46,10 @@ def read_list(
     words = [words[position] for position in filled]
     if split == "unlabeled":
         # a label may be there: a path ends in .jpg or the like, never in a blank and digits
-        words = [parts if len(parts) == 2 and parts[1].isdecimal() else [" ".join(parts), ""] for parts in words]
+        words = [
+            parts if len(parts) == 2 and parts[1].isdecimal() else [lines[position].strip()]
+            for position, parts in zip(filled, words, strict=True)
+        ]
         bad: list[int] = []
     else:
         bad = [position for position, parts in enumerate(words) if len(parts) < 2 or not is_integer(parts[1])]
