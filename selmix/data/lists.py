@@ -6,8 +6,8 @@ import numpy as np
 
 from selmix.data.findings import Finding, fault, listed
 from selmix.data.images import FileImages
-from selmix.data.listing import Listing, coded, image_ids, in_class_table, is_integer, missing_files, missing_remedy
-from selmix.data.rows import Coded, PathsUnder, Rows
+from selmix.data.listing import Listing, coded, image_ids, in_class_table, missing_files, missing_remedy
+from selmix.data.rows import Coded, PathsUnder, Rows, is_integer
 
 
 def read_list(

@@ -54,8 +54,8 @@ def pareto_counts(head_count: int, tail_count: int, num_classes: int, *, exponen
     The size of a class is taken to be Pareto distributed with density p(x) = a (1 + x)^-(a+1), x >= 0 (the law of type
     II, Lomax). Its quantiles are x(u) = (1 - u)^(-1/a) - 1. The mean of 1 - u of the i-th largest of k draws is
     i / (k+1), so class i = 0..k-1 gets x_i = ((k+1) / (i+1))^(1/a) - 1; sizes are scaled so that the largest is
-    `head_count`, and none is below `tail_count`. With ImageNet-LT's figures the sum is within 3 % of its 115,846 images,
-    which are one random draw; its own images are in its own lists.
+    `head_count`, and none is below `tail_count`. With ImageNet-LT's figures the sum is within 3 % of its 115,846
+    images, which are one random draw; its own images are in its own lists.
 
     Args:
         head_count: images of the largest class.

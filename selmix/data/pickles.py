@@ -2,7 +2,6 @@
 
 import io
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -49,7 +48,7 @@ def _latin1(text: str, encoding: str) -> bytes:
 
 
 # the same functions live in numpy.core up to version 1 and in numpy._core from version 2 on
-_REBUILD: dict[str, Callable[..., Any]] = {
+_REBUILD: dict[str, Any] = {
     "multiarray._reconstruct": np.empty(0).__reduce__()[0],
     "numeric._frombuffer": np.empty(0).__reduce_ex__(5)[0],
 }

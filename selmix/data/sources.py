@@ -45,7 +45,8 @@ def _survey(spec: str, above: tuple[Path, ...]) -> Survey:
         return survey_spec(path, lambda source: _survey(source, (*above, path.resolve())))
     if path.suffix.lower() in MANIFEST_ENDINGS:
         return survey_manifest(path)
-    return (None if (path / "train").is_dir() else survey_cifar(path)) or survey_folder(path)
+    cifar = None if (path / "train").is_dir() else survey_cifar(path)
+    return survey_folder(path) if cifar is None else cifar
 
 
 def open_images(spec: str) -> ImageData:
