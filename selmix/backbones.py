@@ -13,7 +13,8 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch import nn
 
-import selmix.cifar_resnet  # noqa: F401  registers the CIFAR networks with timm
+import selmix.cifar_resnet
+import selmix.wide_resnet  # noqa: F401  both register their networks with timm
 from selmix.checkpoints import file_digest, load_strictly, read_state_dict
 from selmix.errors import DataError, UsageError, suggestion
 from selmix.heads import LinearHead
