@@ -49,7 +49,13 @@ class Backbone:
                 )
             return None
         if sorted(self.class_names) != sorted(class_names):
-            logger.info(f"the classifier of {self.name} knows other classes than the data: it is not used")
+            own, wanted = ({name.casefold() for name in names} for names in (self.class_names, class_names))
+            if own & wanted:  # not just another task: somebody may have expected a match
+                odd = sorted(set(self.class_names) ^ set(class_names))
+                logger.info(
+                    f"the classifier of {self.name} is not used, as its class table and that of the data differ in "
+                    f"{', '.join(odd[:5])}{f' and {len(odd) - 5} more' if len(odd) > 5 else ''}"
+                )
             return None
         order = [self.class_names.index(name) for name in class_names]
         return LinearHead(self.head.weight[order], self.head.bias[order])
