@@ -53,9 +53,10 @@ def _size(row: dict[str, Any]) -> str:
 
 
 def _described(row: dict[str, Any]) -> str:
+    about = f"{row['architecture']}, {_size(row)} pixels, {row['num_features']} features"
     figures = [f"{percent(row['test'].get(f'{name}_recall'))} % {name} recall" for name in ("mean", "min")]
     return (
-        f"{row['name']} ({row['licence']}): {row['architecture']}, {_size(row)} pixels, {row['num_features']} features\n"
+        f"{row['name']} ({row['licence']}): {about}\n"
         f"  trained on {row['trained_on']}, {row['num_classes']} classes; on test {', '.join(figures)}"
     )
 
