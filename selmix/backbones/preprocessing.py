@@ -27,7 +27,9 @@ class Preprocessing:
     std: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        size, mean, std = self.input_size or (_SMALLEST_SIZE,) * 2, self.mean or (0.0,) * 3, self.std or (1.0,) * 3
+        size = (_SMALLEST_SIZE,) * 2 if self.input_size is None else self.input_size
+        mean = (0.0,) * 3 if self.mean is None else self.mean
+        std = (1.0,) * 3 if self.std is None else self.std
         check_settings(
             self,
             {
