@@ -5,13 +5,11 @@ from pathlib import Path
 
 import torch
 
-from selmix.backbones import Backbone, load_backbone
-from selmix.data.images import ImageData
+from selmix.backbones import Preprocessing, load_backbone
 from selmix.data.sources import open_images
 from selmix.features.extract import Track, extract_features
 from selmix.features.file import load_features
 from selmix.features.labeled import FeatureData, LabeledFeatures
-from selmix.heads import LinearHead
 from selmix.recipe import CompareRecipe, FinetuneRecipe
 
 
@@ -28,11 +26,19 @@ def named_features(
         return load_features(Path(recipe.features))
     assert recipe.backbone is not None
     assert recipe.data is not None
-    return features_of_images(recipe.backbone, recipe.data, device=device, track=track)
+    return features_of_images(
+        recipe.backbone, recipe.data, arch=recipe.arch, overrides=recipe.overrides(), device=device, track=track
+    )
 
 
 def features_of_images(
-    backbone_spec: str, data_spec: str, *, device: torch.device, track: Track | None = None
+    backbone_spec: str,
+    data_spec: str,
+    *,
+    device: torch.device,
+    arch: str | None = None,
+    overrides: Preprocessing | None = None,
+    track: Track | None = None,
 ) -> FeatureData:
     """Open images and backbone, and extract the features of train, val and test.
 
@@ -41,7 +47,7 @@ def features_of_images(
         DataError: for faulty data or weights.
     """
     images = open_images(data_spec)
-    backbone = load_backbone(backbone_spec)
+    backbone = load_backbone(backbone_spec, arch=arch, overrides=overrides)
     started = time.perf_counter()
     splits: dict[str, LabeledFeatures] = {}
     for name in ("train", "val", "test"):
@@ -53,18 +59,8 @@ def features_of_images(
         class_names=images.class_names,
         splits=splits,
         ids={name: images.splits[name].ids for name in splits},
-        head=_matching_head(backbone, images),
+        head=backbone.head_for(images.class_names),
         unlabeled_count=len(images.splits["unlabeled"].ids) if "unlabeled" in images.splits else 0,
         digests={"data": images.digest, "backbone": backbone.digest},
         seconds={"extract": time.perf_counter() - started},
     )
-
-
-def _matching_head(backbone: Backbone, images: ImageData) -> LinearHead | None:
-    """Return the backbone's head in the order of the data's class table, or None if it knows other classes."""
-    if backbone.head is None or backbone.class_names is None:
-        return None
-    if sorted(backbone.class_names) != sorted(images.class_names):
-        return None
-    order = [backbone.class_names.index(name) for name in images.class_names]
-    return LinearHead(backbone.head.weight[order], backbone.head.bias[order])

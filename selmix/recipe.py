@@ -7,6 +7,7 @@ from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
 
+from selmix.backbones import Preprocessing
 from selmix.errors import UsageError
 from selmix.faults import STRICT, all_faults, read_toml
 from selmix.stage1.supervised import SupervisedSettings
@@ -16,11 +17,15 @@ _Settings = TypeVar("_Settings")
 
 
 class _Source(BaseModel):
-    """What to work on: either `features`, or `backbone` and `data`."""
+    """What to work on: either `features`, or `backbone` (with what is to be otherwise than it says) and `data`."""
 
     model_config = STRICT
 
     backbone: str | None = None
+    arch: str | None = None
+    input_size: tuple[int, int] | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     data: str | None = None
     features: str | None = None
 
@@ -29,7 +34,14 @@ class _Source(BaseModel):
         images, features = (self.backbone, self.data), self.features
         if (features is None) == (images == (None, None)) or (features is None and None in images):
             raise ValueError("give either --features, or --backbone and --data")
+        if features is not None and (self.arch is not None or self.overrides() != Preprocessing()):
+            raise ValueError("--arch, --input-size, --mean and --std belong to a --backbone, not to --features")
+        self.overrides()
         return self
+
+    def overrides(self) -> Preprocessing:
+        """Return what to do otherwise than the backbone's data config says."""
+        return Preprocessing(self.input_size, self.mean, self.std)
 
 
 class FinetuneRecipe(_Source):
@@ -145,6 +157,42 @@ def parse_names(text: str | None) -> list[str]:
     (['min_recall', 'accuracy'], [])
     """
     return [word.strip() for word in text.split(",")] if text else []
+
+
+def parse_preprocessing(input_size: str | None, mean: str | None, std: str | None) -> dict[str, Any]:
+    """Turn the words behind `--input-size`, `--mean` and `--std` into keys of a recipe.
+
+    >>> parse_preprocessing("128", "0.5,0.5,0.5", None)
+    {'input_size': (128, 128), 'mean': (0.5, 0.5, 0.5), 'std': None}
+
+    Raises:
+        UsageError: for a size that is no number of pixels, or what is not three numbers.
+    """
+    return {
+        "input_size": None if input_size is None else _pixels(input_size),
+        "mean": None if mean is None else _three_numbers("--mean", mean),
+        "std": None if std is None else _three_numbers("--std", std),
+    }
+
+
+def _pixels(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    try:
+        return int(height), int(width or height)
+    except ValueError:
+        raise UsageError(
+            f"--input-size is a number of pixels, 128, or height and width, 96x128; got {text!r}"
+        ) from None
+
+
+def _three_numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 3:
+        raise UsageError(f"{option} is three numbers, one a channel, such as 0.5,0.5,0.5; got {text!r}")
+    return numbers
 
 
 def supervised_settings(values: dict[str, Any]) -> SupervisedSettings:

@@ -26,7 +26,7 @@ FLOORS = [
         "smoothing",
         "worth",
     ],
-    ["backbones", "checkpoints", "cifar_resnet", "data", "evaluation", "features", "heads", "shipped"],
+    ["backbones", "checkpoints", "cifar_resnet", "data", "evaluation", "features", "heads", "shipped", "wide_resnet"],
     ["baselines", "stage1", "stage2"],
     [
         "compare",

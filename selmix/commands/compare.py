@@ -7,19 +7,24 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from selmix.commands import options
 from selmix.commands.console import guarded, out, progress
 from selmix.commands.options import Debug, Device, DeviceName, Json, Out, Overwrite, Quiet, Seeds, Settings
 from selmix.commands.tables import percent
 from selmix.compare import ABOUT
 from selmix.compare import compare as compare_recipe
 from selmix.pipeline import choose_device
-from selmix.recipe import CompareRecipe, build_recipe, parse_assignments, parse_names, parse_seeds
+from selmix.recipe import CompareRecipe, build_recipe, parse_assignments, parse_names, parse_preprocessing, parse_seeds
 
 
 def compare(
     metric: Annotated[str, typer.Option(help="One or several names listed by `selmix metrics`: min_recall,macro_f1")],
     folder: Out,
-    backbone: Annotated[str | None, typer.Option(help="As for finetune.")] = None,
+    backbone: options.BackboneSpec = None,
+    arch: options.Arch = None,
+    input_size: options.InputSize = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
     data: Annotated[str | None, typer.Option(help="As for finetune; with a test split.")] = None,
     features: Annotated[Path | None, typer.Option(help="Instead of --backbone and --data: an .npz.")] = None,
     methods: Annotated[str | None, typer.Option(help=f"Some of {', '.join(ABOUT)}; all by default.")] = None,
@@ -46,18 +51,16 @@ def compare(
             "methods": parse_names(methods),
             "seeds": parse_seeds(seeds),
             "backbone": backbone,
+            "arch": arch,
+            **parse_preprocessing(input_size, mean, std),
             "data": data,
             "features": None if features is None else str(features),
             "val_per_class": val_per_class,
             "stage2": parse_assignments(settings or []),
         }
-        document = compare_recipe(
-            build_recipe(CompareRecipe, content),
-            folder,
-            device=choose_device(device),
-            overwrite=overwrite,
-            track=progress(quiet=quiet),
-        )
+        recipe = build_recipe(CompareRecipe, content)
+        where, bar = choose_device(device), progress(quiet=quiet)
+        document = compare_recipe(recipe, folder, device=where, overwrite=overwrite, track=bar)
         if as_json:
             print(json.dumps(document, indent=1, allow_nan=False))
         elif not quiet:

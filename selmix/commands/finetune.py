@@ -14,16 +14,17 @@ from selmix.errors import UsageError
 from selmix.finetuning import finetune as run_one
 from selmix.finetuning import finetune_seeds as run_each
 from selmix.pipeline import choose_device
-from selmix.recipe import FinetuneRecipe, build_recipe, parse_assignments, parse_seeds
+from selmix.recipe import FinetuneRecipe, build_recipe, parse_assignments, parse_preprocessing, parse_seeds
 
 
 def finetune(
     metric: MetricName,
     out: Out,
-    backbone: Annotated[
-        str | None,
-        typer.Option(help="shipped:NAME, timm:NAME@CHECKPOINT (a local file), or timm:NAME (from the hub)."),
-    ] = None,
+    backbone: options.BackboneSpec = None,
+    arch: options.Arch = None,
+    input_size: options.InputSize = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
     data: Annotated[
         str | None,
         typer.Option(help="Folder with train/CLASS/*.jpg, and val/ and test/ likewise; or shipped:NAME."),
@@ -64,6 +65,8 @@ def finetune(
             "metric": metric,
             "subject_to": subject_to or [],
             "backbone": backbone,
+            "arch": arch,
+            **parse_preprocessing(input_size, mean, std),
             "data": data,
             "features": None if features is None else str(features),
             "diagnose": diagnose,
