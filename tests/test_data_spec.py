@@ -223,6 +223,25 @@ def test_a_manifest_without_split_column_is_all_of_its_split(root):
     assert labels(data, "val") == {"images/test/ant/0.png": 0, "images/test/bee/0.png": 1}
 
 
+def test_unlabeled_rows_need_no_label_column(root):
+    (root / "pool.csv").write_text("path\nimages/pool/0.png\n")
+    spec = '[train]\nfolder = "images/train"\n[unlabeled]\nmanifest = "pool.csv"'
+    assert open_images(write(root, spec)).splits["unlabeled"].ids == ["images/pool/0.png"]
+
+
+def test_a_manifest_that_two_splits_name_makes_each_finding_once(root):
+    (root / "all.csv").write_text("path,label,split\nimages/train/ant/0.png,ant,train\nx.png,ant,vall\n")
+    spec = '[train]\nmanifest = "all.csv"\n[test]\nmanifest = "all.csv"'
+    assert [finding.kind for finding in faults(root, spec)] == ["split name", "no rows"]
+
+
+def test_a_folder_may_be_the_root_itself_and_must_be_there(root):
+    data = open_images(write(root, 'root = "images/train"\n[train]\nfolder = "."\n[val]\nfolder = "../val"'))
+    assert data.splits["train"].ids[0] == "ant/0.png"
+    assert data.splits["val"].ids[0] == "../val/ant/0.png"
+    assert {finding.kind for finding in faults(root, '[train]\nfolder = "nowhere"')} == {"no folder"}
+
+
 def test_the_same_images_in_two_splits_are_found_across_folders_and_lists(root):
     (root / "val.txt").write_text("images/train/ant/0.png 0\nimages/val/bee/0.png 1\n")
     spec = 'classes = ["ant", "bee"]\n[train]\nfolder = "images/train"\n[val]\nlist = "val.txt"'

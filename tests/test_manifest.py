@@ -189,6 +189,13 @@ def test_remedies_fit_the_case(folder):
     assert "did you mean b.png?" in survey(folder, "path,label\na.png,x\nB.PNG,y\n")[1][0].remedy
 
 
+def test_a_class_whose_images_are_all_missing_stays_in_the_table(folder):
+    data, findings = survey(folder, PLAIN.replace("b.png", "no.png"))
+    assert [finding.kind for finding in findings] == ["missing file"]
+    assert data.class_names == ["cat", "dog"]
+    assert contents(data) == {"train": (["a.png"], [0]), "val": (["c.png", "d.png"], [0, 1])}
+
+
 def test_all_faults_are_found_at_once_and_the_sound_rows_remain(folder):
     data, findings = survey(folder, PLAIN + ",cat,val\nno.png,cat,val\ne.png,,val\nf.png,dog,nowhere\n")
     assert {finding.kind for finding in findings} == {"empty path", "missing file", "no label", "split name"}
@@ -261,8 +268,8 @@ def test_the_digest_changes_with_an_id_a_class_a_label_or_a_split(folder, old, n
 
 def test_the_digest_changes_with_a_group(folder):
     rows = "path,label,group\na.png,x,g\nb.png,y,h\nc.png,y,g\n"
-    digests = {survey(folder, rows.replace("c.png,y,g", f"c.png,y,{group}"))[0].digest for group in "gh"}
-    assert len(digests) == 2
+    other, renamed = rows.replace("c.png,y,g", "c.png,y,h"), rows.replace(",h", ",i")
+    assert len({survey(folder, content)[0].digest for content in (rows, other, renamed)}) == 3
 
 
 def test_images_of_a_manifest_can_be_pickled(folder):

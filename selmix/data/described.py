@@ -72,6 +72,7 @@ def _survey_splits(folder: Path, spec: DataSpec) -> Survey:
             rows[split] = found
     if "train" not in rows:
         return None, findings
+    findings = list(dict.fromkeys(findings))  # a manifest that several splits name is read several times
     return assemble(rows, findings, class_names=class_names), findings
 
 
@@ -81,7 +82,7 @@ def _rows(
 ) -> Rows | None:  # fmt: skip
     """Read one split; without `root`, paths in a list or manifest are relative to that file's folder."""
     if place.folder is not None:
-        return read_folder(base, place.folder.rstrip("/"), split, findings)
+        return read_folder(base, os.path.normpath(place.folder), split, findings)
     file = folder / (place.list or place.manifest or "")
     prefix = os.path.relpath(file.parent, base) if files_are_roots else ""
     options: dict[str, Any] = {

@@ -50,14 +50,15 @@ def read_folder(root: Path, name: str, split: str, findings: list[Finding]) -> R
         findings: grows.
     """
     folder = root / name
+    start = "" if name in ("", ".") else f"{name}/"
     others: list[str] = []
     if split == "unlabeled":
-        ids = list(_images(folder, name, _places(root), findings, others))
+        ids = list(_images(folder, start, (), findings, others))
         classes = None
         if not ids:
             findings.append(fault("no images", f"{folder} has no images", "add some or remove it", path=folder))
     else:
-        classes, ids = _labeled(root, name, split, findings, others)
+        classes, ids = _labeled(folder, start, split, findings, others)
     if others:
         findings.append(
             caution(
@@ -71,8 +72,9 @@ def read_folder(root: Path, name: str, split: str, findings: list[Finding]) -> R
     return Rows(str(folder), ids, FileImages(PathsUnder(root, ids)), classes)
 
 
-def _labeled(root: Path, name: str, split: str, findings: list[Finding], others: list[str]) -> tuple[Coded, list[str]]:
-    folder = root / name
+def _labeled(
+    folder: Path, start: str, split: str, findings: list[Finding], others: list[str]
+) -> tuple[Coded, list[str]]:
     kinds = {entry.name: _kind(entry, findings) for entry in _entries(folder, findings)}
     names = [name for name, kind in kinds.items() if kind == "folder"]
     hidden = [name for name in names if name.startswith(".")]
@@ -85,15 +87,15 @@ def _labeled(root: Path, name: str, split: str, findings: list[Finding], others:
     if hidden:
         message, remedy = f"ignored hidden folders in {folder}: {listed(hidden)}", "rename those that are classes"
         findings.append(caution("hidden folder", message, remedy, path=folder / hidden[0], split=split))
-    if not names and split == "train":
+    if not names and split == "train" and folder.is_dir():
         message, remedy = f"{folder} has no class folders", f"expected {folder}/CLASS/image.jpg"
         findings.append(fault("no classes", message, remedy, path=folder, split=split))
     ids: list[str] = []
     counts = []
-    above = _places(root, folder)
+    above = _places(folder) if names else ()
     for class_name in names:
         before, known = len(ids), len(findings)
-        ids += _images(folder / class_name, f"{name}/{class_name}", above, findings, others)
+        ids += _images(folder / class_name, f"{start}{class_name}/", above, findings, others)
         counts.append(len(ids) - before)
         if not counts[-1] and len(findings) == known:
             findings.append(
@@ -109,7 +111,7 @@ def _labeled(root: Path, name: str, split: str, findings: list[Finding], others:
     return Coded(names, np.repeat(np.arange(len(names)), counts)), ids
 
 
-def _images(folder: Path, name: str, above: _Places, findings: list[Finding], others: list[str]) -> Iterator[str]:
+def _images(folder: Path, start: str, above: _Places, findings: list[Finding], others: list[str]) -> Iterator[str]:
     """Yield the images at any depth, links followed, in the order of their paths; collect what is none."""
     try:
         status = folder.stat()
@@ -124,11 +126,11 @@ def _images(folder: Path, name: str, above: _Places, findings: list[Finding], ot
     for entry in _entries(folder, findings):
         kind = "hidden" if entry.name.startswith(".") else _kind(entry, findings)
         if kind == "folder":
-            yield from _images(folder / entry.name, f"{name}/{entry.name}", (*above, place), findings, others)
+            yield from _images(folder / entry.name, f"{start}{entry.name}/", (*above, place), findings, others)
         elif kind == "file" and entry.name.lower().endswith(_ENDINGS):
-            yield f"{name}/{entry.name}"
+            yield f"{start}{entry.name}"
         elif kind == "file":
-            others.append(f"{name}/{entry.name}")
+            others.append(f"{start}{entry.name}")
 
 
 def _places(*folders: Path) -> _Places:

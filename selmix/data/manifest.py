@@ -53,7 +53,8 @@ def read_manifest(
         The rows of each split; None if there is nothing to work on.
     """
     try:
-        columns = read_columns(path, findings)
+        required = ("path",) if only == "unlabeled" else ("path", "label")
+        columns = read_columns(path, findings, required=required)
     except Unusable as error:
         findings.append(fault("manifest", f"{path} {error.args[0]}", error.args[1], path=path))
         return None
@@ -67,7 +68,8 @@ def read_manifest(
     empty = pc.equal(pc.utf8_trim_whitespace(paths), "").to_numpy(zero_copy_only=False) & good
     listing.refuse(np.flatnonzero(empty), "empty path", "no path", "fill or remove them")
     good &= ~empty
-    good &= ~_label_faults(columns, split_of, good)
+    if "label" in columns.of:
+        good &= ~_label_faults(columns, split_of, good)
     if "group" in columns.of:
         bare = _equals(columns.of["group"], "") & good & (split_of != SPLITS.index("unlabeled"))
         listing.refuse(
@@ -91,8 +93,12 @@ def _rows(
     columns: Columns, chosen: np.ndarray, split: str, root: Path, prefix: str,
     class_names: list[str] | None, rewrite: tuple[str, str] | None,
 ) -> Rows:  # fmt: skip
-    """Return the rows of one split whose files are there."""
+    """Return the rows of one split whose files are there; a class without them stays in the table."""
     taken = pa.array(chosen)
+    classes = groups = None
+    if split != "unlabeled":
+        classes = in_class_table(coded(columns.of["label"].take(taken)), class_names)
+        groups = coded(columns.of["group"].take(taken)) if "group" in columns.of else None
     ids = image_ids(columns.of["path"].take(taken).to_pylist(), prefix, rewrite)
     gone = missing_files(root, ids)
     if gone:
@@ -100,16 +106,10 @@ def _rows(
             chosen[gone], "missing file", f"no such file, the first is {root / ids[gone[0]]}",
             missing_remedy(root, ids[gone[0]]), split=split,
         )  # fmt: skip
-        left = np.setdiff1d(np.arange(len(ids)), gone)
-        ids, chosen = [ids[position] for position in left], chosen[left]
-        taken = pa.array(chosen)
-    classes = groups = None
-    if split != "unlabeled":
-        classes = in_class_table(coded(columns.of["label"].take(taken)), class_names)
-        groups = coded(columns.of["group"].take(taken)) if "group" in columns.of else None
     place = f"{split} of {columns.listing.path}"
     images = FileImages(PathsUnder(root, ids))
-    return Rows(place, ids, images, classes, groups, columns.listing.numbers[chosen], columns.listing.unit)
+    rows = Rows(place, ids, images, classes, groups, columns.listing.numbers[chosen], columns.listing.unit)
+    return rows.without(gone)
 
 
 def _splits(columns: Columns, default: str) -> np.ndarray:

