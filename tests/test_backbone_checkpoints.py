@@ -7,11 +7,12 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from builders import scattered, write_backbone_folder
+from builders import noise_image, scattered, write_backbone_folder, write_image_folder
 
-from selmix.backbones import build_model, load_backbone
+from selmix.backbones import Preprocessing, build_model, load_backbone
 from selmix.checkpoints import save_tensors
 from selmix.errors import DataError, UsageError
+from selmix.extraction import features_of_images
 
 NAMES = ["ant", "bee", "cat"]
 
@@ -175,6 +176,22 @@ def test_a_class_table_that_is_nearly_the_same_is_told_of(checkpoint, caplog, da
     assert load_backbone(str(checkpoint), arch="cifar_resnet20").head_for(data) is None
     assert said in caplog.text
     assert bool(caplog.text) == bool(said)
+
+
+def test_the_head_of_a_checkpoint_goes_into_stage_two_in_the_order_of_the_data(checkpoint, model, tmp_path):
+    folder = write_image_folder(tmp_path / "images", {"train": {"ant": 2, "bee": 2, "cat": 1}, "val": {"cat": 1}})
+    for name in ("ant", "bee"):
+        (folder / "val" / name).mkdir()
+        noise_image(9).save(folder / "val" / name / "0.png")
+    write_table(checkpoint, "cat\nant\nbee\n")
+    words = {"arch": "cifar_resnet20", "device": torch.device("cpu")}
+    data = features_of_images(str(checkpoint), str(folder), **words)
+    assert data.class_names == NAMES
+    assert torch.equal(data.head.weight, model.linear.weight[[1, 2, 0]])
+    assert torch.equal(data.head.bias, model.linear.bias[[1, 2, 0]])
+    other = features_of_images(str(checkpoint), str(folder), **words, overrides=Preprocessing(mean=(0.5, 0.5, 0.5)))
+    assert other.digests["backbone"] != data.digests["backbone"]
+    assert not torch.equal(other.splits["train"].features, data.splits["train"].features)
 
 
 def test_mislas_weights_with_their_class_order(checkpoint, model):
