@@ -213,10 +213,17 @@ def test_mislas_weights_with_their_class_order(checkpoint, model):
         torch.testing.assert_close(backbone.head_for(NAMES).logits(backbone.model(images())), expected)
 
 
-def test_a_classifier_that_is_not_linear_with_a_bias_is_left_alone(checkpoint, model):
-    """That of LDAM has normed weights [d, k] and no bias."""
+@pytest.mark.parametrize(
+    "classifier",
+    [
+        {"linear.weight": torch.zeros(64, 3)},  # LDAM's: normed weights [d, k], no bias
+        {"linear.weight": torch.zeros(3, 64, 1, 1), "linear.bias": torch.zeros(3)},  # a convolution
+        {"linear.0.weight": torch.zeros(3, 64), "linear.0.bias": torch.zeros(3)},  # one of several layers
+    ],
+)
+def test_a_classifier_that_is_not_linear_with_a_bias_is_left_alone(checkpoint, model, classifier):
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("linear.")}
-    torch.save(state | {"linear.weight": torch.zeros(64, 3)}, checkpoint)
+    torch.save(state | classifier, checkpoint)
     assert load_backbone(str(checkpoint), arch="cifar_resnet20").unnamed_classes == 0
 
 
@@ -257,9 +264,10 @@ def test_efficientnet_lite_is_fitted_in_order(checkpoint, lite, caplog, counters
     assert backbone.preprocessing["mean"] == backbone.preprocessing["std"] == (0.5, 0.5, 0.5)
 
 
-def test_efficientnet_lite_under_its_own_names_needs_no_order(checkpoint, lite, caplog):
+@pytest.mark.parametrize("order", [iter, reversed])
+def test_efficientnet_lite_under_its_own_names_needs_no_order(checkpoint, lite, caplog, order):
     caplog.set_level(logging.INFO)
-    torch.save(dict(reversed(lite.state_dict().items())), checkpoint)
+    torch.save(dict(order(list(lite.state_dict().items()))), checkpoint)
     backbone = load_backbone(f"timm:tf_efficientnet_lite0@{checkpoint}")
     assert torch.equal(backbone.model.conv_stem.weight, lite.conv_stem.weight)
     assert not caplog.text
