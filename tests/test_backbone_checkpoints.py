@@ -7,11 +7,12 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from builders import scattered, write_backbone_folder
+from builders import noise_image, scattered, write_backbone_folder, write_image_folder
 
-from selmix.backbones import build_model, load_backbone
+from selmix.backbones import Preprocessing, build_model, load_backbone
 from selmix.checkpoints import save_tensors
 from selmix.errors import DataError, UsageError
+from selmix.extraction import features_of_images
 
 NAMES = ["ant", "bee", "cat"]
 
@@ -177,6 +178,22 @@ def test_a_class_table_that_is_nearly_the_same_is_told_of(checkpoint, caplog, da
     assert bool(caplog.text) == bool(said)
 
 
+def test_the_head_of_a_checkpoint_goes_into_stage_two_in_the_order_of_the_data(checkpoint, model, tmp_path):
+    folder = write_image_folder(tmp_path / "images", {"train": {"ant": 2, "bee": 2, "cat": 1}, "val": {"cat": 1}})
+    for name in ("ant", "bee"):
+        (folder / "val" / name).mkdir()
+        noise_image(9).save(folder / "val" / name / "0.png")
+    write_table(checkpoint, "cat\nant\nbee\n")
+    words = {"arch": "cifar_resnet20", "device": torch.device("cpu")}
+    data = features_of_images(str(checkpoint), str(folder), **words)
+    assert data.class_names == NAMES
+    assert torch.equal(data.head.weight, model.linear.weight[[1, 2, 0]])
+    assert torch.equal(data.head.bias, model.linear.bias[[1, 2, 0]])
+    other = features_of_images(str(checkpoint), str(folder), **words, overrides=Preprocessing(mean=(0.5, 0.5, 0.5)))
+    assert other.digests["backbone"] != data.digests["backbone"]
+    assert not torch.equal(other.splits["train"].features, data.splits["train"].features)
+
+
 def test_mislas_weights_with_their_class_order(checkpoint, model):
     """Its loaders number classes by frequency: the head is in rank order, which the class table says."""
     state = model.state_dict()
@@ -196,10 +213,17 @@ def test_mislas_weights_with_their_class_order(checkpoint, model):
         torch.testing.assert_close(backbone.head_for(NAMES).logits(backbone.model(images())), expected)
 
 
-def test_a_classifier_that_is_not_linear_with_a_bias_is_left_alone(checkpoint, model):
-    """That of LDAM has normed weights [d, k] and no bias."""
+@pytest.mark.parametrize(
+    "classifier",
+    [
+        {"linear.weight": torch.zeros(64, 3)},  # LDAM's: normed weights [d, k], no bias
+        {"linear.weight": torch.zeros(3, 64, 1, 1), "linear.bias": torch.zeros(3)},  # a convolution
+        {"linear.0.weight": torch.zeros(3, 64), "linear.0.bias": torch.zeros(3)},  # one of several layers
+    ],
+)
+def test_a_classifier_that_is_not_linear_with_a_bias_is_left_alone(checkpoint, model, classifier):
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("linear.")}
-    torch.save(state | {"linear.weight": torch.zeros(64, 3)}, checkpoint)
+    torch.save(state | classifier, checkpoint)
     assert load_backbone(str(checkpoint), arch="cifar_resnet20").unnamed_classes == 0
 
 
@@ -240,9 +264,10 @@ def test_efficientnet_lite_is_fitted_in_order(checkpoint, lite, caplog, counters
     assert backbone.preprocessing["mean"] == backbone.preprocessing["std"] == (0.5, 0.5, 0.5)
 
 
-def test_efficientnet_lite_under_its_own_names_needs_no_order(checkpoint, lite, caplog):
+@pytest.mark.parametrize("order", [iter, reversed])
+def test_efficientnet_lite_under_its_own_names_needs_no_order(checkpoint, lite, caplog, order):
     caplog.set_level(logging.INFO)
-    torch.save(dict(reversed(lite.state_dict().items())), checkpoint)
+    torch.save(dict(order(list(lite.state_dict().items()))), checkpoint)
     backbone = load_backbone(f"timm:tf_efficientnet_lite0@{checkpoint}")
     assert torch.equal(backbone.model.conv_stem.weight, lite.conv_stem.weight)
     assert not caplog.text

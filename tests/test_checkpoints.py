@@ -128,6 +128,15 @@ def test_every_misfit_is_listed_and_nothing_is_loaded():
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_refused(value):
+    model = net()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state["1.running_mean"][1] = value
+    with pytest.raises(DataError, match="does not fit Sequential: not finite 1.running_mean$"):
+        load_strictly(model, state, source="x.pth")
+
+
 def test_a_file_older_than_the_batch_counters_is_loaded():
     model = net()
     state = {name: tensor + 3 for name, tensor in model.state_dict().items()}

@@ -53,6 +53,33 @@ def test_names_of_tensors_are_those_of_published_checkpoints():
 
 
 @torch.no_grad()
+def test_the_last_feature_map_is_normed_and_activated():
+    model = scattered(build_model("wrn_28_2"), 0).eval()
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = F.conv2d(images, model.conv1.weight, padding=1)
+    for stage in (model.block1, model.block2, model.block3):
+        for block in stage.layer:
+            x = block(x)
+    mean, var, scale, shift = (
+        tensor.view(1, -1, 1, 1)
+        for tensor in (model.bn1.running_mean, model.bn1.running_var, model.bn1.weight, model.bn1.bias)
+    )
+    x = (x - mean) / (var + 1e-5).sqrt() * scale + shift
+    torch.testing.assert_close(model.forward_features(images), torch.where(x > 0, x, 0.1 * x))
+
+
+@torch.no_grad()
+def test_running_statistics_move_by_a_thousandth_a_batch():
+    model = build_model("wrn_28_2").train()
+    images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    entering = F.conv2d(images, model.conv1.weight, padding=1)
+    model(images)
+    norm = model.block1.layer[0].bn1
+    torch.testing.assert_close(norm.running_mean, 0.001 * entering.mean((0, 2, 3)), rtol=1e-3, atol=1e-7)
+    assert {module.momentum for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)} == {0.001}
+
+
+@torch.no_grad()
 def test_timm_contract():
     model = build_model("wrn_28_2", num_classes=5).eval()
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
