@@ -26,9 +26,10 @@ FLOORS = [
         "smoothing",
         "worth",
     ],
-    ["backbones", "checkpoints", "cifar_resnet", "data", "evaluation", "features", "heads", "shipped"],
+    ["backbones", "checkpoints", "cifar_resnet", "data", "evaluation", "features", "heads", "neighbours", "shipped"],
     ["baselines", "stage1", "stage2"],
     [
+        "check",
         "compare",
         "diagnosis",
         "estimator",
