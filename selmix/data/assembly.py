@@ -3,72 +3,14 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import overload
 
 import numpy as np
 
 from selmix.data.class_table import name_findings, order_findings, twin_findings
 from selmix.data.findings import Finding, fault, listed
 from selmix.data.images import FileImages, ImageData, ImageSource, ImageSplit, ImageSubset
-
-SPLITS = ("train", "val", "test", "unlabeled")
-MISNAMED = {
-    "training": "train", "valid": "val", "validation": "val", "dev": "val", "eval": "val", "testing": "test",
-    "unlabelled": "unlabeled",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Coded:
-    """A column of words.
-
-    Attributes:
-        names: the different words, in the order that a class table made from them has.
-        codes: int64 [n], position in `names`.
-    """
-
-    names: list[str]
-    codes: np.ndarray
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What a reader found for one split.
-
-    Attributes:
-        place: how messages call it.
-        ids: [n].
-        images: [n].
-        classes: the class of each row; None for unlabeled images.
-        groups: the group of each row; None if there are none.
-    """
-
-    place: str
-    ids: list[str]
-    images: ImageSource
-    classes: Coded | None
-    groups: Coded | None = None
-
-
-class PathsUnder(Sequence[Path]):
-    """Paths made when they are asked for: a million `Path`s would cost more memory than the names."""
-
-    def __init__(self, root: Path, names: list[str]) -> None:
-        self.root, self.names = root, names
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @overload
-    def __getitem__(self, position: int) -> Path: ...
-    @overload
-    def __getitem__(self, position: slice) -> "PathsUnder": ...
-    def __getitem__(self, position: int | slice) -> "Path | PathsUnder":
-        if isinstance(position, slice):
-            return PathsUnder(self.root, self.names[position])
-        return self.root / self.names[position]
+from selmix.data.repeats import repeat_findings
+from selmix.data.rows import Coded, Rows
 
 
 def assemble(
@@ -95,6 +37,7 @@ def assemble(
             names = rows.classes.names
             findings += twin_findings(names, split=split, place=rows.place)
             findings += name_findings(names, table, split=split, place=rows.place, table_place=table_place)
+    findings += repeat_findings(rows_of_split)
     if not table or not train.ids:
         return None
     group_names = _group_names(rows_of_split, findings)

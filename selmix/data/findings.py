@@ -41,7 +41,7 @@ class Finding:
     similarity: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.message}; {self.remedy}"
+        return f"{self.message}{'' if self.message.endswith('?') else ';'} {self.remedy}"
 
 
 def fault(kind: str, message: str, remedy: str, *, path: object = "", split: str = "", class_name: str = "") -> Finding:

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from selmix.data.assembly import MISNAMED, SPLITS, Coded, PathsUnder, Rows, assemble
+from selmix.data.assembly import assemble
 from selmix.data.findings import Finding, Survey, caution, fault, listed
 from selmix.data.images import FileImages
+from selmix.data.rows import MISNAMED, SPLITS, Coded, PathsUnder, Rows
 
 _ENDINGS = tuple(IMG_EXTENSIONS)
 _Places = tuple[tuple[int, int], ...]
@@ -51,7 +52,7 @@ def read_folder(root: Path, name: str, split: str, findings: list[Finding]) -> R
     folder = root / name
     others: list[str] = []
     if split == "unlabeled":
-        ids = list(_images(folder, name, (), findings, others))
+        ids = list(_images(folder, name, _places(root), findings, others))
         classes = None
         if not ids:
             findings.append(fault("no images", f"{folder} has no images", "add some or remove it", path=folder))
@@ -89,9 +90,10 @@ def _labeled(root: Path, name: str, split: str, findings: list[Finding], others:
         findings.append(fault("no classes", message, remedy, path=folder, split=split))
     ids: list[str] = []
     counts = []
+    above = _places(root, folder)
     for class_name in names:
         before, known = len(ids), len(findings)
-        ids += _images(folder / class_name, f"{name}/{class_name}", (), findings, others)
+        ids += _images(folder / class_name, f"{name}/{class_name}", above, findings, others)
         counts.append(len(ids) - before)
         if not counts[-1] and len(findings) == known:
             findings.append(
@@ -127,6 +129,10 @@ def _images(folder: Path, name: str, above: _Places, findings: list[Finding], ot
             yield f"{name}/{entry.name}"
         elif kind == "file":
             others.append(f"{name}/{entry.name}")
+
+
+def _places(*folders: Path) -> _Places:
+    return tuple((status.st_dev, status.st_ino) for status in map(os.stat, folders))
 
 
 def _entries(folder: Path, findings: list[Finding]) -> list[os.DirEntry[str]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from selmix.data.findings import Survey, accepted
 from selmix.data.folder import survey_folder
 from selmix.data.images import ImageData
+from selmix.data.manifest import MANIFEST_ENDINGS, survey_manifest
 from selmix.data.shipped_images import load_shipped_images
 from selmix.shipped import PREFIX
 
@@ -23,7 +24,10 @@ def survey_images(spec: str) -> Survey:
     """
     if spec.startswith(PREFIX):
         return load_shipped_images(spec.removeprefix(PREFIX)), []
-    return survey_folder(Path(spec))
+    path = Path(spec)
+    if path.suffix.lower() in MANIFEST_ENDINGS:
+        return survey_manifest(path)
+    return survey_folder(path)
 
 
 def open_images(spec: str) -> ImageData:

@@ -1,0 +1,80 @@
+"""The rows of one split, as every reader returns them, before the class table is known."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from selmix.data.images import ImageSource
+
+SPLITS = ("train", "val", "test", "unlabeled")
+MISNAMED = {
+    "training": "train", "valid": "val", "validation": "val", "dev": "val", "eval": "val", "testing": "test",
+    "unlabelled": "unlabeled",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A column of words.
+
+    Attributes:
+        names: the different words, in the order that a class table made from them has.
+        codes: int64 [n], position in `names`.
+    """
+
+    names: list[str]
+    codes: np.ndarray
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a reader found for one split.
+
+    Attributes:
+        place: how messages call it.
+        ids: [n].
+        images: [n].
+        classes: the class of each row; None for unlabeled images.
+        groups: the group of each row; None if there are none.
+        numbers: int64 [n], the number of each row in the file that lists it; None if no file does.
+        unit: what is numbered, `row` or `line`.
+    """
+
+    place: str
+    ids: list[str]
+    images: ImageSource
+    classes: Coded | None
+    groups: Coded | None = None
+    numbers: np.ndarray | None = None
+    unit: str = ""
+
+    def called(self, position: int) -> str:
+        """Return where a row stands in the file that lists it."""
+        assert self.numbers is not None
+        return f"{self.unit} {self.numbers[position]}"
+
+    def class_of(self, position: int) -> str:
+        """Return the name of a row's class, empty if it has none."""
+        return self.classes.names[self.classes.codes[position]] if self.classes is not None else ""
+
+
+class PathsUnder(Sequence[Path]):
+    """Paths made when they are asked for: a million `Path`s would cost more memory than the names."""
+
+    def __init__(self, root: Path, names: list[str]) -> None:
+        self.root, self.names = root, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, position: int) -> Path: ...
+    @overload
+    def __getitem__(self, position: slice) -> "PathsUnder": ...
+    def __getitem__(self, position: int | slice) -> "Path | PathsUnder":
+        if isinstance(position, slice):
+            return PathsUnder(self.root, self.names[position])
+        return self.root / self.names[position]
