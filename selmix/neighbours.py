@@ -49,7 +49,7 @@ class NeighbourIndex:
         Args:
             bank: float32 [n, d].
             euclidean: search the smallest Euclidean distance instead of the largest inner product.
-            lists: look into some of the about 4 sqrt(n) lists that the rows are sorted into, not at all rows; faiss only.
+            lists: sort the rows into about 4 sqrt(n) lists and look into some of them, not at all rows; faiss only.
         """
         finite = bank.isfinite().all(1)
         self._kept = None if bool(finite.all()) else finite.nonzero()[:, 0]
