@@ -27,7 +27,9 @@ def duplicate_findings(data: ImageData, readings: dict[str, Reading]) -> Iterato
             earlier = copies[:number]
             label = _label(data, copy)
             rival = next((other for other in earlier if label >= 0 <= _label(data, other) != label), None)
-            yield _finding(data, copy, rival or earlier[0], conflict=rival is not None)
+            finding = _finding(data, copy, rival or earlier[0], conflict=rival is not None)
+            if finding.path != finding.other_path:  # one file listed twice is a finding of the readers
+                yield finding
 
 
 def groups_of_copies(readings: dict[str, Reading]) -> Iterator[list[Place]]:

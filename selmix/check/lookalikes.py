@@ -111,8 +111,10 @@ def lookalike_findings(
     *,
     similar: float = SIMILAR,
     track: Track | None = None,
-) -> Iterator[Finding]:
-    """Yield the images of test, and of val, that look like one of another split, unless they are the same file.
+) -> list[Finding]:
+    """Return the images of test, and of val, that look like one of another split, the most alike first.
+
+    The same file twice is no part of it.
 
     Args:
         data: the images.
@@ -125,8 +127,10 @@ def lookalike_findings(
     pairs = sum(len(readings[split].facts) * len(readings[other].facts) for split in sides for other in sides[split])
     turns = (False, True) if features is None else (False,)
     lists, stride = _economy(pairs * len(turns))
-    if pairs:
-        views = _Views(readings, features)
+    if not pairs:
+        return []
+    views = _Views(readings, features)
+    findings = []
     for other in dict.fromkeys(other for others in sides.values() for other in others):
         index = NeighbourIndex(views.all_of(other), lists=lists)
         for split in [split for split, others in sides.items() if other in others]:
@@ -138,7 +142,8 @@ def lookalike_findings(
                 found = [index.search(views(split, block, mirrored=turn), _FOUND) for turn in turns]
                 for hit in _hits(found, block, similar):
                     if not _same_file(readings, split, hit.position, other, hit.other):
-                        yield _finding(data, split, other, hit)
+                        findings.append(_finding(data, split, other, hit))
+    return sorted(findings, key=lambda finding: (-(finding.similarity or 0), finding.path))
 
 
 def _economy(pairs: int) -> tuple[bool, int]:

@@ -76,7 +76,8 @@ def read_images(split: ImageSplit, *, name: str, workers: int | None = None, tra
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if len(blocks) < _FEW_BLOCKS or workers < 2 or file_of(split.images, 0) is None:
         workers = 0
-    facts, faults = np.zeros(len(split.ids), FACTS), {}
+    facts = np.zeros(len(split.ids), FACTS)
+    faults: dict[int, Fault] = {}
     positions = range(len(split.ids))
     shown = iter(positions if track is None else track(positions, f"reading {name}", len(positions)))
     done = 0
@@ -178,7 +179,7 @@ def _look(image: Image.Image, rgb: Image.Image, facts: np.void) -> None:
 def file_of(images: ImageSource, position: int) -> Path | None:
     """Return the file of an image; None if it has none of its own."""
     while isinstance(images, ImageSubset):
-        images, position = images.source, int(images.positions[position])
+        position, images = int(images.positions[position]), images.source
     return Path(images.paths[position]) if isinstance(images, FileImages) else None
 
 
