@@ -5,20 +5,20 @@ import tomllib
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
 
-from selmix.errors import UsageError, suggestion
+from selmix.errors import UsageError
+from selmix.faults import STRICT, all_faults, read_toml
 from selmix.stage1.supervised import SupervisedSettings
 from selmix.stage2.settings import RefineSettings
 
-_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _Settings = TypeVar("_Settings")
 
 
 class _Source(BaseModel):
     """What to work on: either `features`, or `backbone` and `data`."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     backbone: str | None = None
     data: str | None = None
@@ -55,7 +55,7 @@ class CompareRecipe(_Source):
 class TrainRecipe(BaseModel):
     """A stage-one run: which architecture, which data."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     name: str
     architecture: str
@@ -75,10 +75,7 @@ def load_recipe(path: Path, kind: type[_Recipe], overrides: dict[str, Any]) -> _
     Raises:
         UsageError: naming the file and every fault.
     """
-    try:
-        content = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"recipe {path} cannot be read: {error}") from error
+    content = read_toml(path, "recipe")
     for key, value in overrides.items():
         section, dot, name = key.rpartition(".")
         target = content.setdefault(section, {}) if dot else content
@@ -96,7 +93,7 @@ def build_recipe(kind: type[_Recipe], content: dict[str, Any]) -> _Recipe:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise UsageError(_all_faults(error, list(kind.model_fields))) from error
+        raise UsageError(all_faults(error, list(kind.model_fields))) from error
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
@@ -163,25 +160,8 @@ def refine_settings(values: dict[str, Any]) -> RefineSettings:
 def _build(kind: type[_Settings], values: dict[str, Any]) -> _Settings:
     """Check types and names by a pydantic model of the dataclass's fields, values by the dataclass itself."""
     fields = {field.name: (field.type, field.default) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    model: type[BaseModel] = create_model(kind.__name__, __config__=_STRICT, **fields)  # type: ignore[call-overload]
+    model: type[BaseModel] = create_model(kind.__name__, __config__=STRICT, **fields)  # type: ignore[call-overload]
     try:
         return kind(**model.model_validate(values).model_dump())
     except ValidationError as error:
-        raise UsageError(_all_faults(error, list(fields))) from error
-
-
-def _all_faults(error: ValidationError, known: list[str]) -> str:
-    return "; ".join(
-        _fault(detail["loc"], detail["type"], detail["msg"], detail["input"], known) for detail in error.errors()
-    )
-
-
-def _fault(location: tuple[int | str, ...], kind: str, message: str, value: Any, known: list[str]) -> str:
-    key = ".".join(str(part) for part in location)
-    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"unknown key {key}: {suggestion(key, known)}"
-    if kind == "missing":
-        return f"{key} is missing"
-    if kind == "value_error":
-        return message.removeprefix("Value error, ")
-    return f"{key}: {message[0].lower()}{message[1:]}, got {value!r}"
+        raise UsageError(all_faults(error, list(fields))) from error

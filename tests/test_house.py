@@ -11,7 +11,7 @@ PACKAGE = Path(selmix.__file__).parent
 
 # docs/architecture.md says what each floor is for
 FLOORS = [
-    ["errors", "ranks", "seeding"],
+    ["errors", "faults", "ranks", "seeding"],
     [
         "bootstrap",
         "calibration",

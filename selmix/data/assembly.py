@@ -10,7 +10,7 @@ from selmix.data.class_table import name_findings, order_findings, twin_findings
 from selmix.data.findings import Finding, fault, listed
 from selmix.data.images import FileImages, ImageData, ImageSource, ImageSplit, ImageSubset
 from selmix.data.repeats import repeat_findings
-from selmix.data.rows import Coded, Rows
+from selmix.data.rows import Coded, Rows, in_order
 
 
 def assemble(
@@ -59,7 +59,7 @@ def _group_names(rows_of_split: dict[str, Rows], findings: list[Finding]) -> lis
                 split="test",
             )
         )
-    return sorted(known, key=lambda name: (len(name), name) if all(map(str.isdecimal, known)) else (0, name))
+    return in_order(known)
 
 
 def _split(rows: Rows, table: list[str], group_names: list[str]) -> ImageSplit:

