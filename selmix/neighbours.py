@@ -62,8 +62,8 @@ class NeighbourIndex:
         width, count = bank.shape[1], len(self._bank)
         metric = faiss.METRIC_L2 if euclidean else faiss.METRIC_INNER_PRODUCT
         flat = faiss.IndexFlat(width, metric)
-        if lists and count:
-            cells = max(1, min(int(4 * count**0.5), count // _ROWS_A_LIST))
+        if lists and count >= _ROWS_A_LIST:
+            cells = min(int(4 * count**0.5), count // _ROWS_A_LIST)
             self._index = faiss.IndexIVFFlat(flat, width, cells, metric)
             self._quantizer = flat  # faiss holds no reference of its own
             self._index.nprobe = max(8, round(_LISTS_VISITED * cells))
