@@ -59,12 +59,14 @@ class Copies:
         return len(self.images)
 
     def open(self, position: int) -> Image.Image:
+        """Return an image."""
         return self.images[position]
 
     def stamp(self, position: int) -> None:
-        return None
+        """Return None: there is no file."""
 
     def digest(self, position: int) -> str:
+        """Return the sha256 of the pixels."""
         return hashlib.sha256(self.images[position].tobytes()).hexdigest()
 
 
@@ -94,6 +96,7 @@ class Bench:
 
 
 def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data")
     parser.add_argument("--backbone")
@@ -119,7 +122,9 @@ def main() -> None:
         alike = np.array([hit.similarity for hit in hits])
         differ = np.array([" and " in hit.message for hit in hits])
         print(f"{'test images alarmed':24}" + "".join(f"{(alike >= border).sum():8}" for border in BORDERS))
-        print(f"{'share of them':24}" + "".join(f"{(alike >= border).sum() / len(test.ids):8.2%}" for border in BORDERS))
+        print(
+            f"{'share of them':24}" + "".join(f"{(alike >= border).sum() / len(test.ids):8.2%}" for border in BORDERS)
+        )
         print(f"{'of another class':24}" + "".join(f"{differ[alike >= border].sum():8}" for border in BORDERS))
 
 

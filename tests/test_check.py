@@ -15,7 +15,7 @@ from test_commands import run
 from selmix.check.reading import read_images
 from selmix.check.report import check_data
 from selmix.data.images import ArrayImages, ImageSplit
-from selmix.errors import DataError, UsageError
+from selmix.errors import DataError
 
 SIZE = 24
 
@@ -262,15 +262,31 @@ def test_features_of_a_backbone_compare_readable_images(root, monkeypatch):
     assert found[1].other_path.endswith("train/ant/5.png")
 
 
-@pytest.mark.parametrize(("faiss", "pairs"), [(True, 10), (False, 10)])
-def test_beyond_the_limit_of_pairs_it_is_said_what_is_done(root, monkeypatch, caplog, faiss, pairs):
+def test_features_that_make_everything_look_alike_are_left_aside(root, monkeypatch, caplog):
+    import torch
+
+    monkeypatch.setattr("selmix.check.report.load_backbone", lambda spec: spec)
+    monkeypatch.setattr(
+        "selmix.check.report.extract_features",
+        lambda model, split, **_: torch.eye(4)[[int("/ant/" in name) for name in split.ids]],
+    )
+    with Image.open(root / "train" / "ant" / "5.png") as image:
+        CHANGES["jpeg"](image).save(root / "test" / "ant" / "x.png")
+    assert [finding.path for finding in check_data(str(root), backbone="b", workers=0).findings] == [
+        str(root / "test" / "ant" / "x.png")
+    ]
+    assert "49 of 49 images look alike" in caplog.text  # 24 of val, 25 of test
+
+
+@pytest.mark.parametrize("faiss", [True, False])
+def test_beyond_the_limit_of_pairs_it_is_said_what_is_done(root, monkeypatch, caplog, faiss):
     import sys
 
     shutil.copy(root / "test/ant/0.png", root / "x.png")
     with Image.open(root / "x.png") as image:
         CHANGES["jpeg"](image).save(root / "train" / "ant" / "x.png")
     (root / "x.png").unlink()
-    monkeypatch.setattr("selmix.check.lookalikes.PAIR_LIMIT", pairs)
+    monkeypatch.setattr("selmix.check.lookalikes.PAIR_LIMIT", 10)
     if not faiss:
         monkeypatch.setitem(sys.modules, "faiss", None)
     caplog.set_level("INFO", "selmix")
@@ -328,7 +344,9 @@ def test_many_classes_are_cut_to_the_ends(tmp_path):
     code, stdout, _ = run("check", tmp_path)
     assert code == 0
     assert "the 10 largest and smallest of 40 by train" in " ".join(stdout.split())
-    shown = [line.split("│")[1].strip() for line in stdout.splitlines() if line.startswith("│ c") and "class" not in line]
+    shown = [
+        line.split("│")[1].strip() for line in stdout.splitlines() if line.startswith("│ c") and "class" not in line
+    ]
     assert shown[:2] == ["c09", "c07"]
     assert len(shown) == 20
 
@@ -370,7 +388,6 @@ def test_fixes_say_what_to_do_once_for_each_kind(root):
         (["shipped:nothing"], 2, "nothing called"),
         (["no/such/folder"], 3, "no such folder"),
         (["shipped:fashion_mnist_lt", "--backbone", "nothing"], 2, "a backbone is"),
-        (["shipped:fashion_mnist_lt", "--similar", "0"], 2, "similar must be in (0, 1]"),
         (["shipped:fashion_mnist_lt", "--out", "no/such/folder/f.csv"], 2, "--out"),
     ],
 )
@@ -422,8 +439,3 @@ def test_a_worker_that_dies_is_one_line(root, monkeypatch):
     monkeypatch.setattr("selmix.check.reading._read", lambda *_: os._exit(9))
     with pytest.raises(DataError, match="a worker process died"):
         read_images(many, name="train", workers=2)
-
-
-def test_similar_is_checked_before_anything_is_read():
-    with pytest.raises(UsageError, match="similar"):
-        check_data("no/such/folder", similar=1.5)

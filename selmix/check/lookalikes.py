@@ -18,13 +18,17 @@ from selmix.neighbours import NeighbourIndex, Neighbours, faiss_or_none
 
 logger = logging.getLogger("selmix")
 
-SIMILAR = 0.9  # docs/check.md says what it finds, and how often it is wrong
+# cosines from which a pair is reported; docs/check.md says what they find, and how often they are wrong
+SIMILAR = 0.9  # of thumbnails
+SIMILAR_FEATURES = 0.85
+TOO_MANY = 0.1  # share of images beyond which features are taken to know classes, not images
 PAIR_LIMIT = 5 * 10**9
 # who may not look like whom: a sample of the second kind judges what was learnt from the first
 SIDES = {"test": ("train", "val", "unlabeled"), "val": ("train", "unlabeled")}
+_FEW_ALARMS = 20  # images that may always look alike
 _FOUND = 3  # near duplicates of an image
 _AT_ONCE = 1024  # images compared at once
-_WIDTH = 128  # directions kept
+_WIDTH, _FEATURE_WIDTH = 128, 256  # directions kept
 _LEARNT_FROM = 20_000  # images
 _PRIOR_WEIGHT = 100  # images that the assumed covariance counts as
 
@@ -42,8 +46,11 @@ class Whitening:
     directions: torch.Tensor
 
     @classmethod
-    def fit(cls, rows: torch.Tensor, prior: torch.Tensor) -> "Whitening":
-        """Learn it from unit rows [n, d]; the covariance is shrunk towards the diagonal `prior` [d], up to a factor."""
+    def fit(cls, rows: torch.Tensor, prior: torch.Tensor, *, width: int) -> "Whitening":
+        """Learn it from unit rows [n, d]; the covariance is shrunk towards the diagonal `prior` [d], up to a factor.
+
+        The `width` directions in which the images differ most are kept.
+        """
         own = rows.double()  # a covariance in float32 loses the small directions
         count = len(own)
         share = count / (count + _PRIOR_WEIGHT)
@@ -53,7 +60,7 @@ class Whitening:
         scale = covariance.trace() if count > 1 else torch.ones((), dtype=torch.float64)
         assumed = prior.double() * scale / prior.double().sum()
         values, vectors = torch.linalg.eigh(share * covariance + (1 - share) * assumed.diag())
-        kept = values.argsort(descending=True)[:_WIDTH]
+        kept = values.argsort(descending=True)[:width]
         kept = kept[values[kept] > 1e-9 * values.max()]
         return cls((share * own.mean(0)).float(), (vectors[:, kept] / values[kept].sqrt()).float())
 
@@ -73,7 +80,8 @@ class _Views:
         learnt_from = np.linspace(0, count - 1, min(count, _LEARNT_FROM)).astype(np.int64)
         rows = self("train", learnt_from)
         prior = _thumbnail_prior() if features is None else torch.ones(rows.shape[1])
-        self._whitening = Whitening.fit(rows[rows.square().sum(1) > 0], prior)
+        width = _WIDTH if features is None else _FEATURE_WIDTH
+        self._whitening = Whitening.fit(rows[rows.square().sum(1) > 0], prior, width=width)
 
     def __call__(self, split: str, positions: np.ndarray, *, mirrored: bool = False) -> torch.Tensor:
         facts = self._readings[split].facts[positions]
@@ -109,7 +117,7 @@ def lookalike_findings(
     readings: dict[str, Reading],
     features: dict[str, torch.Tensor] | None = None,
     *,
-    similar: float = SIMILAR,
+    similar: float | None = None,
     track: Track | None = None,
 ) -> list[Finding]:
     """Return the images of test, and of val, that look like one of another split, the most alike first.
@@ -120,11 +128,14 @@ def lookalike_findings(
         data: the images.
         readings: of every split; at least one image of train is readable.
         features: of every split, [n, d]; None to compare thumbnails, and mirrored ones.
-        similar: cosine in the whitened space from which a pair is reported.
+        similar: cosine in the whitened space from which a pair is reported; None for the default.
         track: shows progress.
     """
     sides = {split: [other for other in SIDES[split] if other in readings] for split in SIDES if split in readings}
     pairs = sum(len(readings[split].facts) * len(readings[other].facts) for split in sides for other in sides[split])
+    if similar is None:
+        similar = SIMILAR if features is None else SIMILAR_FEATURES
+    how = "" if features is None else " to the backbone"
     turns = (False, True) if features is None else (False,)
     lists, stride = _economy(pairs * len(turns))
     if not pairs:
@@ -142,8 +153,23 @@ def lookalike_findings(
                 found = [index.search(views(split, block, mirrored=turn), _FOUND) for turn in turns]
                 for hit in _hits(found, block, similar):
                     if not _same_file(readings, split, hit.position, other, hit.other):
-                        findings.append(_finding(data, split, other, hit))
+                        findings.append(_finding(data, split, other, hit, how))
     return sorted(findings, key=lambda finding: (-(finding.similarity or 0), finding.path))
+
+
+def distinct(data: ImageData, by_thumbnails: list[Finding], by_features: list[Finding]) -> list[Finding]:
+    """Return both without repeats; without the second where features find so much that they cannot tell images apart.
+
+    A backbone that was trained on the very classes maps an image to its class, and little more.
+    """
+    known = {(finding.path, finding.other_path) for finding in by_thumbnails}
+    judged = sum(len(data.splits[split].ids) for split in SIDES if split in data.splits)
+    alarmed = len({finding.path for finding in by_features})
+    if alarmed > TOO_MANY * judged and alarmed > _FEW_ALARMS:
+        logger.warning("the features of the backbone make %d of %d images look alike: they tell classes apart, not "
+                       "images, and are left aside; bring one trained on other data", alarmed, judged)  # fmt: skip
+        return by_thumbnails
+    return by_thumbnails + [finding for finding in by_features if (finding.path, finding.other_path) not in known]
 
 
 def _economy(pairs: int) -> tuple[bool, int]:
@@ -186,12 +212,14 @@ def _same_file(readings: dict[str, Reading], split: str, position: int, other: s
     return bool((digests[0] == digests[1]).all())
 
 
-def _finding(data: ImageData, split: str, other: str, hit: _Hit) -> Finding:
+def _finding(data: ImageData, split: str, other: str, hit: _Hit, how: str) -> Finding:
     places = (split, hit.position), (other, hit.other)
     paths = [place_of(name, data.splits[name], position) for name, position in places]
     names = [class_of(data, name, position) for name, position in places]
     classes = f", {names[0]} and {names[1]}" if names[1] and names[1] != names[0] else ""
-    message = f"looks like an image of {other}{' mirrored' if hit.mirrored else ''} ({hit.similarity:.3f}{classes})"
+    message = (
+        f"looks like an image of {other}{how}{' mirrored' if hit.mirrored else ''} ({hit.similarity:.3f}{classes})"
+    )
     remedy = f"look at both; if they show the same, move one out of {split}"
     made = caution("near duplicate", message, remedy, path=paths[0], split=split, class_name=names[0])
     return replace(made, other_path=paths[1], similarity=round(hit.similarity, 4))

@@ -15,13 +15,13 @@ import torch
 from selmix.backbones import Backbone, load_backbone
 from selmix.check.classes import class_counts, class_rows, imbalance_factor, named_counts, notes, support_findings
 from selmix.check.duplicates import duplicate_findings
-from selmix.check.lookalikes import SIMILAR, lookalike_findings
+from selmix.check.lookalikes import distinct, lookalike_findings
 from selmix.check.pixels import image_findings
 from selmix.check.reading import Reading, read_images
 from selmix.data.findings import Finding
 from selmix.data.images import ImageData
 from selmix.data.sources import survey_images
-from selmix.errors import DataError, UsageError
+from selmix.errors import DataError
 from selmix.features.extract import Track, extract_features
 
 
@@ -48,7 +48,6 @@ def check_data(
     *,
     backbone: str | None = None,
     device: torch.device | None = None,
-    similar: float = SIMILAR,
     workers: int | None = None,
     track: Track | None = None,
 ) -> Report:
@@ -56,9 +55,8 @@ def check_data(
 
     Args:
         spec: as for `selmix.data.sources.open_images`.
-        backbone: compare images by its features; None for small thumbnails.
+        backbone: compare images by its features, too, not by small thumbnails alone.
         device: where the backbone runs; None for the CPU.
-        similar: similarity from which two images are reported as near duplicates, in (0, 1].
         workers: processes that read images; None for one a core.
         track: shows progress.
 
@@ -66,8 +64,6 @@ def check_data(
         UsageError: for a specification that cannot be understood.
         DataError: if there is nothing at all, or a backbone cannot be loaded.
     """
-    if not 0 < similar <= 1:
-        raise UsageError(f"similar must be in (0, 1], got {similar}; try {SIMILAR}")
     started = time.perf_counter()
     model = None if backbone is None else load_backbone(backbone)
     data, found = survey_images(spec)
@@ -87,8 +83,11 @@ def check_data(
         findings += image_findings(data, readings)
         findings += duplicate_findings(data, readings)
         if "train" in readings and readings["train"].facts["readable"].any():
-            features = None if model is None else _features(model, data, readings, device, track)
-            findings += lookalike_findings(data, readings, features, similar=similar, track=track)
+            alike = lookalike_findings(data, readings, track=track)
+            if model is not None:
+                features = _features(model, data, readings, device, track)
+                alike = distinct(data, alike, lookalike_findings(data, readings, features, track=track))
+            findings += alike
     findings += support_findings(counts)
     findings.sort(key=lambda finding: finding.severity)  # error, warning; stable
     splits = {split: {"images": sum(own.values()), "imbalance_factor": imbalance_factor(own)}
@@ -103,8 +102,7 @@ def check_data(
         "unlabeled": len(data.splits["unlabeled"].ids) if data is not None and "unlabeled" in data.splits else 0,
         "groups": {} if data is None else _group_counts(data),
         "images": {split: _image_facts(reading) for split, reading in readings.items()},
-        "compared_by": backbone or "thumbnails",
-        "similar": similar,
+        "backbone": backbone,
         "notes": notes(counts),
         "counts": {name: sum(finding.severity == name for finding in findings) for name in ("error", "warning")},
         "fixes": fixes(findings),

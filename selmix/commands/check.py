@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from selmix.check.lookalikes import SIMILAR
 from selmix.check.report import Report, check_data, write_findings
 from selmix.commands.check_tables import class_table, finding_table, group_table, images_line, printable
 from selmix.commands.console import guarded, out, progress
@@ -20,12 +19,9 @@ _MOST_FIXES = 12
 def check(
     data: Annotated[str, typer.Argument(metavar="DATA", help="As for finetune --data.")],
     backbone: Annotated[
-        str | None, typer.Option(help="Compare images by its features, which see through crops; slower.")
+        str | None, typer.Option(help="Compare images by its features, too: they see through crops.")
     ] = None,
     file: Annotated[Path | None, typer.Option("--out", metavar="FINDINGS.csv", help="File for all findings.")] = None,
-    similar: Annotated[
-        float, typer.Option(help="Similarity, up to 1, from which two images are near duplicates.")
-    ] = SIMILAR,
     device: DeviceName = Device.auto,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -41,9 +37,7 @@ def check(
     with guarded(quiet=quiet, debug=debug):
         if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
             raise UsageError(f"--out must be a file in a folder that exists, got {file}")
-        report = check_data(
-            data, backbone=backbone, device=choose_device(device), similar=similar, track=progress(quiet=quiet)
-        )
+        report = check_data(data, backbone=backbone, device=choose_device(device), track=progress(quiet=quiet))
         if file is not None:
             write_findings(file, report.findings)
         if as_json:
