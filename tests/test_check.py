@@ -28,10 +28,9 @@ def picture(seed: int, *, size: tuple[int, int] = (SIZE, SIZE)) -> Image.Image:
     return Image.blend(shape.convert("RGB"), tint, 0.3)
 
 
-@pytest.fixture
-def root(tmp_path):
-    """Return a clean data set: two classes, 12 images of each in three splits, 4 unlabeled ones."""
-    seed = 0
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    tmp_path, seed = tmp_path_factory.mktemp("clean"), 0
     for split in ("train", "val", "test"):
         for name in ("ant", "bee"):
             (tmp_path / "data" / split / name).mkdir(parents=True)
@@ -42,6 +41,12 @@ def root(tmp_path):
     for index in range(4):
         picture(seed + index).save(tmp_path / "data" / "unlabeled" / f"{index}.png")
     return tmp_path / "data"
+
+
+@pytest.fixture
+def root(clean, tmp_path):
+    """Return a clean data set: two classes, 12 images of each in three splits, 4 unlabeled ones."""
+    return shutil.copytree(clean, tmp_path / "data")
 
 
 def kinds(root) -> list[tuple[str, str, str]]:

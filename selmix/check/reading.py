@@ -185,7 +185,8 @@ def file_of(images: ImageSource, position: int) -> Path | None:
 
 def place_of(name: str, split: ImageSplit, position: int) -> str:
     """Return how findings call an image: its file, or its split and id."""
-    return str(file_of(split.images, position) or f"{name}:{split.ids[position]}")
+    own = split.ids[position]
+    return str(file_of(split.images, position) or (own if own.startswith(f"{name}/") else f"{name}:{own}"))
 
 
 def class_of(data: ImageData, name: str, position: int) -> str:
