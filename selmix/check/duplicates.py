@@ -63,14 +63,14 @@ def _finding(data: ImageData, copy: Place, other: Place, *, conflict: bool) -> F
     names = [class_of(data, *place) for place in (copy, other)]
     paths = [place_of(place.split, data.splits[place.split], place.position) for place in (copy, other)]
     between = f"in {copy.split}" if copy.split == other.split else f"in {other.split} and in {copy.split}"
+    where = {"path": paths[0], "split": copy.split, "class_name": names[0]}
     if conflict:
-        make, kind, remedy = fault, "label conflict", "decide on one class, and remove the other copy"
         message = f"the same image is {names[0]} and {names[1]} ({between})"
+        finding = fault("label conflict", message, "decide on one class, and remove the other copy", **where)
     elif copy.split == "test" != other.split:
-        make, kind, remedy = fault, "leak", "move it out of test, or out of the other split"
         message = f"the same image is {between}: test figures would be too good"
+        finding = fault("leak", message, "move it out of test, or out of the other split", **where)
     else:
-        make, kind, remedy = caution, "duplicate", "keep one copy"
-        message = f"the same image is twice {between}" if copy.split == other.split else f"the same image is {between}"
-    finding = make(kind, message, remedy, path=paths[0], split=copy.split, class_name=names[0])
+        twice = "twice " if copy.split == other.split else ""
+        finding = caution("duplicate", f"the same image is {twice}{between}", "keep one copy", **where)
     return replace(finding, other_path=paths[1], similarity=1.0)

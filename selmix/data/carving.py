@@ -2,7 +2,10 @@
 
 from dataclasses import replace
 
+import numpy as np
+
 from selmix.data.assembly import digest_of_images
+from selmix.data.findings import listed
 from selmix.data.images import ImageData
 from selmix.data.longtail import disjoint_class_draws
 from selmix.data.rows import SPLITS
@@ -29,6 +32,15 @@ def carve_train(data: ImageData, counts_of_split: dict[str, list[int]], *, seed:
     there = [split for split in counts_of_split if split != "train" and split in data.splits]
     if there:
         raise UsageError(f"the data have a split {there[0]} already; drop the settings that draw one from train")
+    counts = np.bincount(train.labels, minlength=len(data.class_names))
+    wanted = np.sum([*counts_of_split.values()], axis=0)
+    short = [
+        f"class {name} has {count} images, the splits ask for {asked}"
+        for name, count, asked in zip(data.class_names, counts, wanted, strict=True)
+        if asked > count
+    ]
+    if short:
+        raise UsageError(f"{listed(short)}; lower the counts")
     drawn = disjoint_class_draws(train.labels, counts_of_split, seed=seed)
     new = {split: train.subset(positions) for split, positions in drawn.items()}
     if "unlabeled" in new:

