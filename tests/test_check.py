@@ -1,17 +1,21 @@
 """`selmix check`: every fault that is built on disk is found under its name, and a clean data set has none."""
 
+import ast
 import csv
 import io
 import json
+import re
 import shutil
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from test_commands import run
 
+import selmix
 from selmix.check.reading import read_images
 from selmix.check.report import check_data
 from selmix.data.images import ArrayImages, ImageSplit
@@ -444,3 +448,29 @@ def test_a_worker_that_dies_is_one_line(root, monkeypatch):
     monkeypatch.setattr("selmix.check.reading._read", lambda *_: os._exit(9))
     with pytest.raises(DataError, match="a worker process died"):
         read_images(many, name="train", workers=2)
+
+
+def kinds_in_the_code() -> set[str]:
+    """Return the kinds that stand in calls that make findings."""
+    place_of_kind = {"fault": 0, "caution": 0, "make": 0, "refuse": 1, "each": 1}
+    package = Path(selmix.__file__).parent
+    found = set()
+    for path in [*(package / "data").glob("*.py"), *(package / "check").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = getattr(node, "func", None)
+            place = place_of_kind.get(getattr(name, "id", getattr(name, "attr", "")))
+            if isinstance(node, ast.Call) and place is not None:
+                kind = node.args[place]
+                if isinstance(kind, ast.Constant):
+                    found.add(kind.value)
+                else:  # within the makers themselves the kind is an argument
+                    assert getattr(kind, "id", "") == "kind", f"{path}:{node.lineno} hides its kind from this test"
+    return found
+
+
+def test_every_kind_is_explained():
+    page = (Path(__file__).parent.parent / "docs" / "check.md").read_text()
+    listed = re.findall(r"^\| ([a-z ]+) \| (?:error|warning)", page, re.M)
+    assert len(listed) == len(set(listed))
+    assert set(listed) == kinds_in_the_code()
+    assert {"leak", "near duplicate", "turned image", "case twins", "empty path"} <= set(listed)

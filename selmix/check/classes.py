@@ -14,6 +14,7 @@ from selmix.metrics.groups import HEAD_ABOVE, TAIL_BELOW
 
 LABELED = ("train", "val", "test")
 FEW = 10  # images of a class in val or test below which its recall is rough
+MIXED_CLASSES = ("classes", "case twins")  # kinds of findings that say so
 Counts = dict[str, dict[str, int]]
 
 
@@ -35,7 +36,7 @@ def named_counts(spec: str) -> Counts:
     found: dict[str, Rows] = {}
     if root.suffix.lower() in MANIFEST_ENDINGS and root.is_file():
         found = read_manifest(root, root=root.parent, prefix="", findings=[]) or {}
-    elif root.is_dir():
+    elif root.is_dir() and not (root / "data.toml").exists():
         found = {split: read_folder(root, split, split, []) for split in LABELED if (root / split).is_dir()}
     counts: Counts = {}
     for split, rows in found.items():

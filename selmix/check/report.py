@@ -13,7 +13,15 @@ import numpy as np
 import torch
 
 from selmix.backbones import Backbone, load_backbone
-from selmix.check.classes import class_counts, class_rows, imbalance_factor, named_counts, notes, support_findings
+from selmix.check.classes import (
+    MIXED_CLASSES,
+    class_counts,
+    class_rows,
+    imbalance_factor,
+    named_counts,
+    notes,
+    support_findings,
+)
 from selmix.check.duplicates import duplicate_findings
 from selmix.check.lookalikes import distinct, lookalike_findings
 from selmix.check.pixels import image_findings
@@ -68,9 +76,10 @@ def check_data(
     model = None if backbone is None else load_backbone(backbone)
     data, found = survey_images(spec)
     findings = list(found)
-    # rows at fault are no part of the data: count them by the names they have
-    counts = class_counts(data) if data is not None and not findings else named_counts(spec)
-    counts = counts or (class_counts(data) if data is not None else {})
+    mixed = data is None or any(finding.kind in MIXED_CLASSES for finding in findings)
+    counts = named_counts(spec) if mixed else {}  # what has another name is no part of the data
+    if not counts and data is not None:
+        counts = class_counts(data)
     if data is None and not counts and len(findings) == 1:
         raise DataError(str(findings[0]))
     readings: dict[str, Reading] = {}
