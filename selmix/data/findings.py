@@ -26,6 +26,8 @@ class Finding:
         path: the file or folder to look at.
         message: rule and value, in one line.
         remedy: what to do.
+        other_path: the second of two files.
+        similarity: of the two, at most 1; None if it was not measured.
     """
 
     severity: Literal["error", "warning"]
@@ -35,6 +37,8 @@ class Finding:
     path: str
     message: str
     remedy: str
+    other_path: str = ""
+    similarity: float | None = None
 
     def __str__(self) -> str:
         return f"{self.message}{'' if self.message.endswith('?') else ';'} {self.remedy}"
