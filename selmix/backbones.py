@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ class Backbone:
         digest: sha256 of the weights and of the preprocessing.
         head: the classifier that came with the weights, if its class table is known.
         class_names: the class table of that head.
+        pixels: the part of `transform` before it normalises, RGB image -> uint8 [3, h, w]; None if there is no such.
+        mean: subtracted from each channel of `pixels` scaled to [0, 1].
+        std: by which the difference is divided.
     """
 
     name: str
@@ -42,6 +45,9 @@ class Backbone:
     digest: str
     head: LinearHead | None = None
     class_names: list[str] | None = None
+    pixels: Callable[[Image.Image], torch.Tensor] | None = None
+    mean: Sequence[float] = ()
+    std: Sequence[float] = ()
 
 
 def checksum(model: nn.Module) -> str:
@@ -142,4 +148,14 @@ def _frozen(
     data_config = resolve_model_data_config(model)
     preprocessing = repr(sorted(data_config.items()))
     digest = hashlib.sha256((checksum(model) + preprocessing).encode()).hexdigest()
-    return Backbone(spec, model, create_transform(**data_config, is_training=False), digest, head, class_names)
+    return Backbone(
+        spec,
+        model,
+        create_transform(**data_config, is_training=False),
+        digest,
+        head,
+        class_names,
+        pixels=create_transform(**data_config, is_training=False, use_prefetcher=True),
+        mean=data_config["mean"],
+        std=data_config["std"],
+    )
