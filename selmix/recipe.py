@@ -3,7 +3,7 @@
 import dataclasses
 import tomllib
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
@@ -16,19 +16,25 @@ _Settings = TypeVar("_Settings")
 
 
 class _Source(BaseModel):
-    """What to work on: either `features`, or `backbone` and `data`."""
+    """What to work on: either `features`, or `backbone` and `data`, and then how features are extracted."""
 
     model_config = _STRICT
 
     backbone: str | None = None
     data: str | None = None
     features: str | None = None
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    views: int = Field(default=0, ge=0)
+    on_bad_image: Literal["error", "skip"] = "error"
+    cache: str | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         images, features = (self.backbone, self.data), self.features
         if (features is None) == (images == (None, None)) or (features is None and None in images):
             raise ValueError("give either --features, or --backbone and --data")
+        if features is not None and (self.views or self.cache is not None):
+            raise ValueError("--views and --cache go with --backbone and --data; ready features are what they are")
         return self
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from selmix.commands import options
 from selmix.commands.console import guarded, out, progress
 from selmix.commands.options import Debug, Device, DeviceName, Json, Out, Overwrite, Quiet, Seeds, Settings
 from selmix.commands.tables import percent
@@ -19,15 +20,19 @@ from selmix.recipe import CompareRecipe, build_recipe, parse_assignments, parse_
 def compare(
     metric: Annotated[str, typer.Option(help="One or several names listed by `selmix metrics`: min_recall,macro_f1")],
     folder: Out,
-    backbone: Annotated[str | None, typer.Option(help="As for finetune.")] = None,
-    data: Annotated[str | None, typer.Option(help="As for finetune; with a test split.")] = None,
-    features: Annotated[Path | None, typer.Option(help="Instead of --backbone and --data: an .npz.")] = None,
+    backbone: options.BackboneSpec = None,
+    data: options.DataSpec = None,
+    features: options.Features = None,
     methods: Annotated[str | None, typer.Option(help=f"Some of {', '.join(ABOUT)}; all by default.")] = None,
     settings: Settings = None,
     seeds: Seeds = "0..4",
     val_per_class: Annotated[
         int | None, typer.Option(help="Use so many validation samples a class; every seed draws its own.")
     ] = None,
+    dtype: options.DtypeName = options.Dtype.auto,
+    views: options.Views = 0,
+    bad_image: options.BadImage = options.OnBadImage.error,
+    cache: options.Cache = None,
     device: DeviceName = Device.auto,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -41,13 +46,13 @@ def compare(
     Figures on val are out-of-fold. The best rival is chosen on test, which favours it. docs/ladder.md explains methods.
     """
     with guarded(quiet=quiet, debug=debug):
-        content = {
+        content = options.source(
+            backbone=backbone, data=data, features=features, dtype=dtype, views=views, bad_image=bad_image, cache=cache
+        )
+        content |= {
             "metrics": parse_names(metric),
             "methods": parse_names(methods),
             "seeds": parse_seeds(seeds),
-            "backbone": backbone,
-            "data": data,
-            "features": None if features is None else str(features),
             "val_per_class": val_per_class,
             "stage2": parse_assignments(settings or []),
         }

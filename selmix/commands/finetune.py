@@ -1,6 +1,5 @@
 """`selmix finetune`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,18 +19,9 @@ from selmix.recipe import FinetuneRecipe, build_recipe, parse_assignments, parse
 def finetune(
     metric: MetricName,
     out: Out,
-    backbone: Annotated[
-        str | None,
-        typer.Option(help="shipped:NAME, timm:NAME@CHECKPOINT (a local file), or timm:NAME (from the hub)."),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Folder with train/CLASS/*.jpg, and val/ and test/ likewise; or shipped:NAME."),
-    ] = None,
-    features: Annotated[
-        Path | None,
-        typer.Option(help="Instead of --backbone and --data: an .npz with train_features, train_labels, ..."),
-    ] = None,
+    backbone: options.BackboneSpec = None,
+    data: options.DataSpec = None,
+    features: options.Features = None,
     subject_to: options.SubjectTo = None,
     diagnose: Annotated[
         bool, typer.Option("--diagnose", help="Also measure how well the gains of class pairs predict what steps do.")
@@ -41,6 +31,10 @@ def finetune(
     seeds: Annotated[
         str | None, typer.Option(help="Instead of --seed: a run for each, 0..4 or 0,1,2; then also mean and std.")
     ] = None,
+    dtype: options.DtypeName = options.Dtype.auto,
+    views: options.Views = 0,
+    bad_image: options.BadImage = options.OnBadImage.error,
+    cache: options.Cache = None,
     device: DeviceName = Device.auto,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -60,12 +54,12 @@ def finetune(
     Exit codes: 0 ok, 2 usage, 3 data or checkpoint problem, 4 a constraint was not met (the run is complete).
     """
     with guarded(quiet=quiet, debug=debug):
-        content = {
+        content = options.source(
+            backbone=backbone, data=data, features=features, dtype=dtype, views=views, bad_image=bad_image, cache=cache
+        )
+        content |= {
             "metric": metric,
             "subject_to": subject_to or [],
-            "backbone": backbone,
-            "data": data,
-            "features": None if features is None else str(features),
             "diagnose": diagnose,
             "seed": seed or 0,
             "stage2": parse_assignments(settings or []),

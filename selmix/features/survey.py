@@ -7,7 +7,7 @@ from pathlib import Path
 from selmix.data.images import ImageData, ImageSource, Stamp
 from selmix.errors import DataError
 from selmix.features.blocks import Absent, Images, Torn, read_record, verify_block, write_record
-from selmix.features.cache import Part, Sidecar
+from selmix.features.cache import Part, Sidecar, read_fact
 from selmix.ranks import Ranks
 
 
@@ -54,6 +54,27 @@ def survey(folder: Path, sidecar: Sidecar, images: ImageData, *, refuse_bad: boo
                 with suppress(OSError):  # a cache that cannot be written is still good to read
                     write_record(folder / part.name, number, record, replace(read, stamps=stamps))
     return faults
+
+
+def bad_images(folder: Path, sidecar: Sidecar) -> dict[str, list[str]]:
+    """Return the ids of the images that could not be read, for each split or view that has some.
+
+    Raises:
+        Torn: if a record or the ids are damaged.
+    """
+    found: dict[str, list[str]] = {}
+    for part in sidecar.parts:
+        rows = []
+        for number in range(part.blocks):
+            own = part.rows_of(number)
+            _, read = read_record(
+                folder / part.name, number, key=sidecar.identity.key, rows=len(own), width=sidecar.width
+            )
+            rows += [own[position] for position in sorted(read.bad)]
+        if rows:
+            ids = read_fact(folder, f"{part.split}.ids.json", sidecar)
+            found[part.name] = [ids[row] for row in rows]
+    return found
 
 
 def bad_image(reason: str, images: ImageData, split: str, row: int) -> DataError:

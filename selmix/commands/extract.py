@@ -1,0 +1,94 @@
+"""`selmix extract`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from selmix.commands import options
+from selmix.commands.console import guarded, out, progress
+from selmix.commands.options import Debug, Device, DeviceName, Json, Quiet
+from selmix.extraction import ImageRequest, extract_to_cache
+from selmix.features.disk import shown_bytes
+from selmix.features.filling import Filled
+from selmix.features.survey import bad_images
+from selmix.pipeline import choose_device
+from selmix.ranks import join_ranks
+
+
+def extract(
+    backbone: Annotated[str, typer.Option(help="As for finetune.")],
+    data: Annotated[str, typer.Option(help="As for finetune.")],
+    cache: Annotated[Path, typer.Option("--out", help="Folder of the features; --features takes it then.")],
+    dtype: options.DtypeName = options.Dtype.auto,
+    views: options.Views = 0,
+    bad_image: options.BadImage = options.OnBadImage.error,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images; 0 for none.")] = None,
+    device: DeviceName = Device.auto,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Run every image through the backbone once, and keep the features on disk.
+
+    What interrupts it costs one block: the same command goes on from there. So does it after damage or a changed image.
+
+    Several processes share the work: torchrun --nproc-per-node 2 -m selmix extract ...
+    """
+    ranks = join_ranks()
+    alone = ranks.rank == 0  # the others work in silence
+    with guarded(quiet=quiet or not alone, debug=debug):
+        request = ImageRequest(
+            backbone,
+            data,
+            dtype=str(dtype),
+            views=views,
+            skip_bad=bad_image == options.OnBadImage.skip,
+            cache=cache,
+            workers=workers,
+        )
+        track = progress(quiet=quiet or not alone)
+        filled = extract_to_cache(request, device=choose_device(device), ranks=ranks, track=track)
+        if as_json and alone:
+            print(json.dumps(_document(filled), indent=1))
+        elif alone and not quiet:
+            _show(filled)
+
+
+def _document(filled: Filled) -> dict[str, Any]:
+    sidecar = filled.sidecar
+    return {
+        "schema": 1,
+        "command": "extract",
+        "cache": str(filled.folder),
+        "key": sidecar.identity.key,
+        "rows": {part.name: part.rows for part in sidecar.parts},
+        "bad_images": bad_images(filled.folder, sidecar),
+        "width": sidecar.width,
+        "dtype": sidecar.identity.dtype,
+        "bytes": sidecar.bytes,
+        "extracted": filled.images,
+        "seconds": {"extract": round(filled.seconds, 3)},
+        "digests": {"data": sidecar.identity.data, "backbone": sidecar.identity.backbone},
+    }
+
+
+def _show(filled: Filled) -> None:
+    sidecar, bad = filled.sidecar, bad_images(filled.folder, filled.sidecar)
+    table = Table("split", title=f"d = {sidecar.width}, {sidecar.identity.dtype}", title_justify="left")
+    for column in ("rows", "left out", "size"):
+        table.add_column(column, justify="right")
+    for part in sidecar.parts:
+        left_out = len(bad.get(part.name, ()))
+        table.add_row(
+            part.name, f"{part.rows - left_out:,}", f"{left_out:,}", shown_bytes(part.rows * sidecar.row_bytes)
+        )
+    out.print(table)
+    if filled.images:
+        rate = filled.images / filled.seconds
+        out.print(
+            f"extracted {filled.images:,} images in {filled.seconds:.1f} s, {rate:,.0f} a second", highlight=False
+        )
+    out.print(f"features: {filled.folder}", soft_wrap=True, highlight=False)
