@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +15,7 @@ from selmix.features.extract import Track, resolved_dtype
 from selmix.features.file import load_features
 from selmix.features.filling import Filled, Filling, fill_cache
 from selmix.features.labeled import FeatureData
+from selmix.features.survey import bad_images
 from selmix.heads import LinearHead
 from selmix.ranks import ALONE, Ranks
 from selmix.recipe import CompareRecipe, FinetuneRecipe
@@ -101,6 +103,25 @@ def extract_to_cache(
         DataError: for faulty data or weights, or a cache that cannot be written.
     """
     return _filled(request, device, ranks, track)[0]
+
+
+def describe_cache(filled: Filled) -> dict[str, Any]:
+    """Return what is in a cache, and what it took, as one JSON document."""
+    sidecar = filled.sidecar
+    return {
+        "schema": 1,
+        "command": "extract",
+        "cache": str(filled.folder),
+        "key": sidecar.identity.key,
+        "rows": {part.name: part.rows for part in sidecar.parts},
+        "bad_images": bad_images(filled.folder, sidecar),
+        "width": sidecar.width,
+        "dtype": sidecar.identity.dtype,
+        "bytes": sidecar.bytes,
+        "extracted": filled.images,
+        "seconds": {"extract": round(filled.seconds, 3)},
+        "digests": {"data": sidecar.identity.data, "backbone": sidecar.identity.backbone},
+    }
 
 
 def _filled(

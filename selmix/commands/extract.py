@@ -10,10 +10,8 @@ from rich.table import Table
 from selmix.commands import options
 from selmix.commands.console import guarded, out, progress
 from selmix.commands.options import Debug, Device, DeviceName, Json, Quiet
-from selmix.extraction import ImageRequest, extract_to_cache
+from selmix.extraction import ImageRequest, describe_cache, extract_to_cache
 from selmix.features.disk import shown_bytes
-from selmix.features.filling import Filled
-from selmix.features.survey import bad_images
 from selmix.pipeline import choose_device
 from selmix.ranks import join_ranks
 
@@ -52,43 +50,21 @@ def extract(
         track = progress(quiet=quiet or not alone)
         filled = extract_to_cache(request, device=choose_device(device), ranks=ranks, track=track)
         if as_json and alone:
-            print(json.dumps(_document(filled), indent=1))
+            print(json.dumps(describe_cache(filled), indent=1))
         elif alone and not quiet:
-            _show(filled)
+            _show(describe_cache(filled))
 
 
-def _document(filled: Filled) -> dict[str, Any]:
-    sidecar = filled.sidecar
-    return {
-        "schema": 1,
-        "command": "extract",
-        "cache": str(filled.folder),
-        "key": sidecar.identity.key,
-        "rows": {part.name: part.rows for part in sidecar.parts},
-        "bad_images": bad_images(filled.folder, sidecar),
-        "width": sidecar.width,
-        "dtype": sidecar.identity.dtype,
-        "bytes": sidecar.bytes,
-        "extracted": filled.images,
-        "seconds": {"extract": round(filled.seconds, 3)},
-        "digests": {"data": sidecar.identity.data, "backbone": sidecar.identity.backbone},
-    }
-
-
-def _show(filled: Filled) -> None:
-    sidecar, bad = filled.sidecar, bad_images(filled.folder, filled.sidecar)
-    table = Table("split", title=f"d = {sidecar.width}, {sidecar.identity.dtype}", title_justify="left")
+def _show(document: dict[str, Any]) -> None:
+    table = Table("split", title=f"d = {document['width']}, {document['dtype']}", title_justify="left")
     for column in ("rows", "left out", "size"):
         table.add_column(column, justify="right")
-    for part in sidecar.parts:
-        left_out = len(bad.get(part.name, ()))
-        table.add_row(
-            part.name, f"{part.rows - left_out:,}", f"{left_out:,}", shown_bytes(part.rows * sidecar.row_bytes)
-        )
+    for name, rows in document["rows"].items():
+        left_out = len(document["bad_images"].get(name, ()))
+        size = document["bytes"] * rows / sum(document["rows"].values())
+        table.add_row(name, f"{rows - left_out:,}", f"{left_out:,}", shown_bytes(size))
     out.print(table)
-    if filled.images:
-        rate = filled.images / filled.seconds
-        out.print(
-            f"extracted {filled.images:,} images in {filled.seconds:.1f} s, {rate:,.0f} a second", highlight=False
-        )
-    out.print(f"features: {filled.folder}", soft_wrap=True, highlight=False)
+    if document["extracted"]:
+        images, seconds = document["extracted"], document["seconds"]["extract"]
+        out.print(f"extracted {images:,} images in {seconds:.1f} s, {images / seconds:,.0f} a second", highlight=False)
+    out.print(f"features: {document['cache']}", soft_wrap=True, highlight=False)
