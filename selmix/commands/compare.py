@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from selmix.commands import options
+from selmix.commands import sources
 from selmix.commands.console import guarded, out, progress
 from selmix.commands.options import Debug, Device, DeviceName, Json, Out, Overwrite, Quiet, Seeds, Settings
 from selmix.commands.tables import percent
@@ -20,19 +20,19 @@ from selmix.recipe import CompareRecipe, build_recipe, parse_assignments, parse_
 def compare(
     metric: Annotated[str, typer.Option(help="One or several names listed by `selmix metrics`: min_recall,macro_f1")],
     folder: Out,
-    backbone: options.BackboneSpec = None,
-    data: options.DataSpec = None,
-    features: options.Features = None,
+    backbone: sources.BackboneSpec = None,
+    data: sources.DataSpec = None,
+    features: sources.Features = None,
     methods: Annotated[str | None, typer.Option(help=f"Some of {', '.join(ABOUT)}; all by default.")] = None,
     settings: Settings = None,
     seeds: Seeds = "0..4",
     val_per_class: Annotated[
         int | None, typer.Option(help="Use so many validation samples a class; every seed draws its own.")
     ] = None,
-    dtype: options.DtypeName = options.Dtype.auto,
-    views: options.Views = 0,
-    bad_image: options.BadImage = options.OnBadImage.error,
-    cache: options.Cache = None,
+    dtype: sources.DtypeName = sources.Dtype.auto,
+    views: sources.Views = 0,
+    bad_image: sources.BadImage = sources.OnBadImage.error,
+    cache: sources.Cache = None,
     device: DeviceName = Device.auto,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -46,7 +46,7 @@ def compare(
     Figures on val are out-of-fold. The best rival is chosen on test, which favours it. docs/ladder.md explains methods.
     """
     with guarded(quiet=quiet, debug=debug):
-        content = options.source(
+        content = sources.source(
             backbone=backbone, data=data, features=features, dtype=dtype, views=views, bad_image=bad_image, cache=cache
         )
         content |= {

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from selmix.commands import options
+from selmix.commands import sources
 from selmix.commands.console import guarded, out, progress
 from selmix.commands.options import Debug, Device, DeviceName, Json, Quiet
 from selmix.extraction import ImageRequest, describe_cache, extract_to_cache
@@ -20,9 +20,9 @@ def extract(
     backbone: Annotated[str, typer.Option(help="As for finetune.")],
     data: Annotated[str, typer.Option(help="As for finetune.")],
     cache: Annotated[Path, typer.Option("--out", help="Folder of the features; --features takes it then.")],
-    dtype: options.DtypeName = options.Dtype.auto,
-    views: options.Views = 0,
-    bad_image: options.BadImage = options.OnBadImage.error,
+    dtype: sources.DtypeName = sources.Dtype.auto,
+    views: sources.Views = 0,
+    bad_image: sources.BadImage = sources.OnBadImage.error,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images; 0 for none.")] = None,
     device: DeviceName = Device.auto,
     as_json: Json = False,
@@ -43,7 +43,7 @@ def extract(
             data,
             dtype=str(dtype),
             views=views,
-            skip_bad=bad_image == options.OnBadImage.skip,
+            skip_bad=bad_image == sources.OnBadImage.skip,
             cache=cache,
             workers=workers,
         )

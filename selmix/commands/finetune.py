@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from selmix.commands import options
+from selmix.commands import options, sources
 from selmix.commands.console import guarded, progress
 from selmix.commands.options import Debug, Device, DeviceName, Json, MetricName, Out, Overwrite, Quiet, Settings
 from selmix.commands.several import show_seeds
@@ -19,9 +19,9 @@ from selmix.recipe import FinetuneRecipe, build_recipe, parse_assignments, parse
 def finetune(
     metric: MetricName,
     out: Out,
-    backbone: options.BackboneSpec = None,
-    data: options.DataSpec = None,
-    features: options.Features = None,
+    backbone: sources.BackboneSpec = None,
+    data: sources.DataSpec = None,
+    features: sources.Features = None,
     subject_to: options.SubjectTo = None,
     diagnose: Annotated[
         bool, typer.Option("--diagnose", help="Also measure how well the gains of class pairs predict what steps do.")
@@ -31,10 +31,10 @@ def finetune(
     seeds: Annotated[
         str | None, typer.Option(help="Instead of --seed: a run for each, 0..4 or 0,1,2; then also mean and std.")
     ] = None,
-    dtype: options.DtypeName = options.Dtype.auto,
-    views: options.Views = 0,
-    bad_image: options.BadImage = options.OnBadImage.error,
-    cache: options.Cache = None,
+    dtype: sources.DtypeName = sources.Dtype.auto,
+    views: sources.Views = 0,
+    bad_image: sources.BadImage = sources.OnBadImage.error,
+    cache: sources.Cache = None,
     device: DeviceName = Device.auto,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -54,7 +54,7 @@ def finetune(
     Exit codes: 0 ok, 2 usage, 3 data or checkpoint problem, 4 a constraint was not met (the run is complete).
     """
     with guarded(quiet=quiet, debug=debug):
-        content = options.source(
+        content = sources.source(
             backbone=backbone, data=data, features=features, dtype=dtype, views=views, bad_image=bad_image, cache=cache
         )
         content |= {

@@ -133,7 +133,7 @@ def record_path(folder: Path, number: int) -> Path:
 def write_sealed(path: Path, document: dict[str, Any]) -> None:
     """Write a JSON document that carries its own sha256."""
     sealed = document | {_SEAL: _seal(document)}
-    write_durably(path, (json.dumps(sealed, indent=None) + "\n").encode())
+    write_durably(path, json.dumps(sealed).encode())
 
 
 def read_sealed(path: Path) -> dict[str, Any]:

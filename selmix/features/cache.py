@@ -168,9 +168,7 @@ def known_sidecar(folder: Path, identity: Identity, *, named: bool) -> Sidecar |
     except Absent:
         others = [path.name for path in folder.iterdir() if path.name[0] != "."] if folder.is_dir() else []
         if others and named:
-            raise DataError(
-                f"{folder} holds files that are no feature cache ({others[0]}); name a new folder"
-            ) from None
+            raise DataError(f"{folder} holds {others[0]}, but no feature cache; name a new folder") from None
         return None
     except Torn as error:
         if not named:
