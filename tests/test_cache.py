@@ -60,6 +60,7 @@ def root(tmp_path):
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
     monkeypatch.setattr(cache, "_FEWEST_ROWS", 4)
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # it takes most of the time; see the test of what is durable
 
 
 def fill(root: Path, folder: Path | None = None, digest: str = "weights", **changes) -> tuple[Filled, Plain]:
@@ -472,6 +473,24 @@ def test_numbers_that_do_not_fit_the_dtype_are_refused(root, tmp_path):
         fill(root, tmp_path / "cache", dtype="float16", model=Large())
     with pytest.raises(DataError, match="are its weights damaged"):
         fill(root, tmp_path / "nan", model=nn.Sequential(Plain(), nn.Threshold(float("inf"), float("nan"))))
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_is_there_too(tmp_path, monkeypatch):
+    steps, replace = [], Path.replace
+
+    def synced(descriptor: int) -> None:
+        steps.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+
+    def replaced(path: Path, target: Path) -> Path:
+        assert path.read_bytes() == b"rows"
+        steps.append(f"-> {target.name}")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", replaced)
+    blocks.write_durably(tmp_path / "00000.npy", b"rows")
+    assert steps[0].startswith(".writing-00000.npy-")
+    assert steps[1:] == ["-> 00000.npy", tmp_path.name]
 
 
 def test_a_sealed_document_is_what_was_written(tmp_path):
