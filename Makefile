@@ -19,6 +19,7 @@ lint: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/refine_speed.py
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/extraction.py
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -1,66 +1,112 @@
 """From what the user named, ready features or images and a backbone, to the features that stage two works on."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from selmix.backbones import Preprocessing, load_backbone
+from selmix.backbones import load_backbone
 from selmix.data.sources import open_images
-from selmix.features.extract import Track, extract_features
+from selmix.features.cached import load_cache
+from selmix.features.extract import Track, resolved_dtype
 from selmix.features.file import load_features
-from selmix.features.labeled import FeatureData, LabeledFeatures
-from selmix.recipe import CompareRecipe, FinetuneRecipe
+from selmix.features.filling import Filled, Filling, fill_cache
+from selmix.features.labeled import FeatureData
+from selmix.features.survey import bad_images
+from selmix.heads import LinearHead
+from selmix.ranks import ALONE, Ranks
+from selmix.recipe import CompareRecipe, ExtractRecipe, FinetuneRecipe
 
 
 def named_features(
-    recipe: FinetuneRecipe | CompareRecipe, *, device: torch.device, track: Track | None = None
+    recipe: FinetuneRecipe | CompareRecipe,
+    *,
+    device: torch.device,
+    ranks: Ranks = ALONE,
+    track: Track | None = None,
 ) -> FeatureData:
-    """Return the features that a recipe names: ready ones, or those of its images through its backbone.
+    """Return the features that a recipe names: a cache, ready ones, or those of its images through its backbone.
 
     Raises:
         UsageError: for an unknown name.
         DataError: for faulty data, features or weights.
     """
     if recipe.features is not None:
-        return load_features(Path(recipe.features))
-    assert recipe.backbone is not None
-    assert recipe.data is not None
-    return features_of_images(
-        recipe.backbone, recipe.data, arch=recipe.arch, overrides=recipe.overrides(), device=device, track=track
-    )
+        path = Path(recipe.features)
+        return load_cache(path, ranks=ranks) if path.is_dir() else load_features(path)
+    return features_of_images(recipe.extraction(), device=device, ranks=ranks, track=track)
 
 
 def features_of_images(
-    backbone_spec: str,
-    data_spec: str,
-    *,
-    device: torch.device,
-    arch: str | None = None,
-    overrides: Preprocessing | None = None,
-    track: Track | None = None,
+    recipe: ExtractRecipe, *, device: torch.device, ranks: Ranks = ALONE, track: Track | None = None
 ) -> FeatureData:
-    """Open images and backbone, and extract the features of train, val and test.
+    """Return the features of train, val and test, from the cache; what is not there is extracted.
 
     Raises:
         UsageError: for an unknown name.
-        DataError: for faulty data or weights.
+        DataError: for faulty data or weights, or a cache that cannot be written.
     """
-    images = open_images(data_spec)
-    backbone = load_backbone(backbone_spec, arch=arch, overrides=overrides)
     started = time.perf_counter()
-    splits: dict[str, LabeledFeatures] = {}
-    for name in ("train", "val", "test"):
-        if name in images.splits:
-            split = images.splits[name]
-            features = extract_features(backbone, split, device=device, track=track)
-            splits[name] = LabeledFeatures(features, torch.from_numpy(split.labels))
-    return FeatureData(
-        class_names=images.class_names,
-        splits=splits,
-        ids={name: images.splits[name].ids for name in splits},
-        head=backbone.head_for(images.class_names),
-        unlabeled_count=len(images.splits["unlabeled"].ids) if "unlabeled" in images.splits else 0,
-        digests={"data": images.digest, "backbone": backbone.digest},
+    filled, head = _filled(recipe, device, ranks, track)
+    data = load_cache(filled.folder, ranks=ranks)
+    return replace(
+        data,
+        head=head,
         seconds={"extract": time.perf_counter() - started},
+        cache=data.cache | {"reused": filled.images == 0},
     )
+
+
+def extract_to_cache(
+    recipe: ExtractRecipe, *, device: torch.device, ranks: Ranks = ALONE, track: Track | None = None
+) -> Filled:
+    """Bring the features of train, val and test into a cache.
+
+    Raises:
+        UsageError: for an unknown name.
+        DataError: for faulty data or weights, or a cache that cannot be written.
+    """
+    return _filled(recipe, device, ranks, track)[0]
+
+
+def describe_cache(filled: Filled) -> dict[str, Any]:
+    """Return what is in a cache, and what it took, as one JSON document."""
+    sidecar = filled.sidecar
+    return {
+        "schema": 1,
+        "command": "extract",
+        "cache": str(filled.folder),
+        "key": sidecar.identity.key,
+        "rows": {part.name: part.rows for part in sidecar.parts},
+        "bad_images": bad_images(filled.folder, sidecar),
+        "width": sidecar.width,
+        "dtype": sidecar.identity.dtype,
+        "bytes": sidecar.bytes,
+        "extracted": filled.images,
+        "seconds": {"extract": round(filled.seconds, 3)},
+        "digests": {"data": sidecar.identity.data, "backbone": sidecar.identity.backbone},
+    }
+
+
+def _filled(
+    recipe: ExtractRecipe, device: torch.device, ranks: Ranks, track: Track | None
+) -> tuple[Filled, LinearHead | None]:
+    images = open_images(recipe.data)
+    backbone = load_backbone(recipe.backbone, arch=recipe.arch, overrides=recipe.overrides())
+    head = backbone.head_for(images.class_names)
+    filling = Filling(
+        images,
+        backbone,
+        device,
+        dtype=resolved_dtype(recipe.dtype, device),
+        views=recipe.views,
+        skip_bad=recipe.on_bad_image == "skip",
+        head=head,
+        workers=recipe.workers,
+        about={"backbone": recipe.backbone, "data": recipe.data},
+        ranks=ranks,
+        track=track,
+    )
+    return fill_cache(filling, None if recipe.cache is None else Path(recipe.cache)), head

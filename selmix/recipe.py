@@ -3,7 +3,7 @@
 import dataclasses
 import tomllib
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
 
@@ -16,16 +16,42 @@ from selmix.stage2.settings import RefineSettings
 _Settings = TypeVar("_Settings")
 
 
-class _Source(BaseModel):
-    """What to work on: either `features`, or `backbone` (with what is to be otherwise than it says) and `data`."""
+class _Extraction(BaseModel):
+    """How images become features; what is None is as the backbone, or the machine, has it."""
 
     model_config = STRICT
 
-    backbone: str | None = None
     arch: str | None = None
     input_size: tuple[int, int] | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    views: int = Field(default=0, ge=0)
+    on_bad_image: Literal["error", "skip"] = "error"
+    workers: int | None = Field(default=None, ge=0)
+    cache: str | None = None
+
+    @model_validator(mode="after")
+    def _preprocessing_has_meaning(self) -> Self:
+        self.overrides()
+        return self
+
+    def overrides(self) -> Preprocessing:
+        """Return what to do otherwise than the backbone's data config says."""
+        return Preprocessing(self.input_size, self.mean, self.std)
+
+
+class ExtractRecipe(_Extraction):
+    """Images, and the backbone that they go through."""
+
+    backbone: str
+    data: str
+
+
+class _Source(_Extraction):
+    """What to work on: either `features`, or `backbone` and `data` and how these become features."""
+
+    backbone: str | None = None
     data: str | None = None
     features: str | None = None
 
@@ -34,14 +60,16 @@ class _Source(BaseModel):
         images, features = (self.backbone, self.data), self.features
         if (features is None) == (images == (None, None)) or (features is None and None in images):
             raise ValueError("give either --features, or --backbone and --data")
-        if features is not None and (self.arch is not None or self.overrides() != Preprocessing()):
-            raise ValueError("--arch, --input-size, --mean and --std belong to a --backbone, not to --features")
-        self.overrides()
+        for name, field in _Extraction.model_fields.items():
+            if features is not None and getattr(self, name) != field.default:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} goes with --backbone and --data; ready features are what they are"
+                )
         return self
 
-    def overrides(self) -> Preprocessing:
-        """Return what to do otherwise than the backbone's data config says."""
-        return Preprocessing(self.input_size, self.mean, self.std)
+    def extraction(self) -> ExtractRecipe:
+        """Return what is said of images and backbone."""
+        return ExtractRecipe(**{name: getattr(self, name) for name in ExtractRecipe.model_fields})
 
 
 class FinetuneRecipe(_Source):
@@ -78,7 +106,7 @@ class TrainRecipe(BaseModel):
     stage1: dict[str, Any] = {}
 
 
-_Recipe = TypeVar("_Recipe", FinetuneRecipe, CompareRecipe, TrainRecipe)
+_Recipe = TypeVar("_Recipe", FinetuneRecipe, CompareRecipe, ExtractRecipe, TrainRecipe)
 
 
 def load_recipe(path: Path, kind: type[_Recipe], overrides: dict[str, Any]) -> _Recipe:

@@ -75,6 +75,7 @@ def describe(
             "numpy": np.__version__,
         },
         "digests": data.digests,
+        "features": data.cache or None,
     }
 
 

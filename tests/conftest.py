@@ -1,3 +1,5 @@
+import os
+import uuid
 from functools import partial
 
 import pytest
@@ -10,6 +12,16 @@ from selmix.baselines.retrain import RetrainSettings
 def _one_thread():
     # the tensors of the tests are tiny: threads cost more than they bring
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_cache_of_the_user(tmp_path_factory):
+    os.environ["SELMIX_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("SELMIX_CACHE", str(tmp_path_factory.getbasetemp() / "caches" / uuid.uuid4().hex))
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ import timm
 import torch
 from builders import noise_image, scattered, write_backbone_folder, write_image_folder
 
-from selmix.backbones import Preprocessing, build_model, load_backbone
+from selmix.backbones import build_model, load_backbone
 from selmix.checkpoints import save_tensors
 from selmix.errors import DataError, UsageError
 from selmix.extraction import features_of_images
+from selmix.recipe import ExtractRecipe
 
 NAMES = ["ant", "bee", "cat"]
 
@@ -184,12 +185,13 @@ def test_the_head_of_a_checkpoint_goes_into_stage_two_in_the_order_of_the_data(c
         (folder / "val" / name).mkdir()
         noise_image(9).save(folder / "val" / name / "0.png")
     write_table(checkpoint, "cat\nant\nbee\n")
-    words = {"arch": "cifar_resnet20", "device": torch.device("cpu")}
-    data = features_of_images(str(checkpoint), str(folder), **words)
+    recipe = ExtractRecipe(backbone=str(checkpoint), arch="cifar_resnet20", data=str(folder))
+    data = features_of_images(recipe, device=torch.device("cpu"))
     assert data.class_names == NAMES
     assert torch.equal(data.head.weight, model.linear.weight[[1, 2, 0]])
     assert torch.equal(data.head.bias, model.linear.bias[[1, 2, 0]])
-    other = features_of_images(str(checkpoint), str(folder), **words, overrides=Preprocessing(mean=(0.5, 0.5, 0.5)))
+    changed = recipe.model_copy(update={"mean": (0.5, 0.5, 0.5)})
+    other = features_of_images(changed, device=torch.device("cpu"))
     assert other.digests["backbone"] != data.digests["backbone"]
     assert not torch.equal(other.splits["train"].features, data.splits["train"].features)
 

@@ -42,9 +42,11 @@ def test_the_same_seed_gives_the_same_result_twice(demo_runs):
     (first, second), (output, again) = demo_runs
     first, second = dict(first), dict(second)
     assert set(first.pop("seconds")) == set(second.pop("seconds")) == {"extract", "tune"}
+    assert [result.pop("features")["reused"] for result in (first, second)] == [False, True]
     assert first == second
     assert output.stdout == again.stdout
-    assert output.stderr == again.stderr == ""
+    assert output.stderr.startswith("INFO: features of 13,478 images need ")
+    assert again.stderr.startswith("INFO: features reused from ")
 
 
 def test_the_before_is_what_the_manifest_says(demo_runs):

@@ -118,8 +118,15 @@ def _frozen(
     preprocessing = apply_preprocessing(model, overrides or Preprocessing())
     model.requires_grad_(False)
     digest = hashlib.sha256((checksum(model) + repr(sorted(preprocessing.items()))).encode()).hexdigest()
-    transform = create_transform(**preprocessing, is_training=False)
-    if class_names is None:
-        unnamed = head.num_classes if head else 0
-        return Backbone(spec, model, transform, digest, preprocessing, unnamed_classes=unnamed)
-    return Backbone(spec, model, transform, digest, preprocessing, head, class_names)
+    known = class_names is not None
+    return Backbone(
+        spec,
+        model,
+        create_transform(**preprocessing, is_training=False),
+        digest,
+        preprocessing,
+        head=head if known else None,
+        class_names=class_names,
+        unnamed_classes=head.num_classes if head and not known else 0,
+        pixels=create_transform(**preprocessing, is_training=False, use_prefetcher=True),
+    )

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import selmix.commands.environment  # noqa: F401  before anything that imports PyTorch
-from selmix.commands import backbones, check, compare, demo, finetune, metrics, train
+from selmix.commands import backbones, check, compare, demo, extract, finetune, metrics, train
 from selmix.commands.console import show_error
 from selmix.errors import UsageError
 
@@ -38,6 +38,7 @@ for verb in (
     check.check,
     compare.compare,
     demo.demo,
+    extract.extract,
     finetune.finetune,
     metrics.metrics,
     train.train,

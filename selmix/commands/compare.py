@@ -7,32 +7,36 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from selmix.commands import options
+from selmix.commands import sources
 from selmix.commands.console import guarded, out, progress
 from selmix.commands.options import Debug, Device, DeviceName, Json, Out, Overwrite, Quiet, Seeds, Settings
 from selmix.commands.tables import percent
 from selmix.compare import ABOUT
 from selmix.compare import compare as compare_recipe
 from selmix.pipeline import choose_device
-from selmix.recipe import CompareRecipe, build_recipe, parse_assignments, parse_names, parse_preprocessing, parse_seeds
+from selmix.recipe import CompareRecipe, build_recipe, parse_assignments, parse_names, parse_seeds
 
 
 def compare(
     metric: Annotated[str, typer.Option(help="One or several names listed by `selmix metrics`: min_recall,macro_f1")],
     folder: Out,
-    backbone: options.BackboneSpec = None,
-    arch: options.Arch = None,
-    input_size: options.InputSize = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    data: Annotated[str | None, typer.Option(help="As for finetune; with a test split.")] = None,
-    features: Annotated[Path | None, typer.Option(help="Instead of --backbone and --data: an .npz.")] = None,
+    backbone: sources.BackboneSpec = None,
+    data: sources.DataSpec = None,
+    features: sources.Features = None,
     methods: Annotated[str | None, typer.Option(help=f"Some of {', '.join(ABOUT)}; all by default.")] = None,
     settings: Settings = None,
     seeds: Seeds = "0..4",
     val_per_class: Annotated[
         int | None, typer.Option(help="Use so many validation samples a class; every seed draws its own.")
     ] = None,
+    arch: sources.Arch = None,
+    input_size: sources.InputSize = None,
+    mean: sources.Mean = None,
+    std: sources.Std = None,
+    dtype: sources.DtypeName = sources.Dtype.auto,
+    views: sources.Views = 0,
+    bad_image: sources.BadImage = sources.OnBadImage.error,
+    cache: sources.Cache = None,
     device: DeviceName = Device.auto,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -46,15 +50,12 @@ def compare(
     Figures on val are out-of-fold. The best rival is chosen on test, which favours it. docs/ladder.md explains methods.
     """
     with guarded(quiet=quiet, debug=debug):
-        content = {
+        content = sources.extraction(arch, input_size, mean, std, dtype, views, bad_image)
+        content |= sources.source(backbone, data, features, cache)
+        content |= {
             "metrics": parse_names(metric),
             "methods": parse_names(methods),
             "seeds": parse_seeds(seeds),
-            "backbone": backbone,
-            "arch": arch,
-            **parse_preprocessing(input_size, mean, std),
-            "data": data,
-            "features": None if features is None else str(features),
             "val_per_class": val_per_class,
             "stage2": parse_assignments(settings or []),
         }

@@ -1,11 +1,10 @@
 """`selmix finetune`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from selmix.commands import options
+from selmix.commands import options, sources
 from selmix.commands.console import guarded, progress
 from selmix.commands.options import Debug, Device, DeviceName, Json, MetricName, Out, Overwrite, Quiet, Settings
 from selmix.commands.several import show_seeds
@@ -14,25 +13,15 @@ from selmix.errors import UsageError
 from selmix.finetuning import finetune as run_one
 from selmix.finetuning import finetune_seeds as run_each
 from selmix.pipeline import choose_device
-from selmix.recipe import FinetuneRecipe, build_recipe, parse_assignments, parse_preprocessing, parse_seeds
+from selmix.recipe import FinetuneRecipe, build_recipe, parse_assignments, parse_seeds
 
 
 def finetune(
     metric: MetricName,
     out: Out,
-    backbone: options.BackboneSpec = None,
-    arch: options.Arch = None,
-    input_size: options.InputSize = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Folder with train/CLASS/*.jpg, and val/ and test/ likewise; or shipped:NAME."),
-    ] = None,
-    features: Annotated[
-        Path | None,
-        typer.Option(help="Instead of --backbone and --data: an .npz with train_features, train_labels, ..."),
-    ] = None,
+    backbone: sources.BackboneSpec = None,
+    data: sources.DataSpec = None,
+    features: sources.Features = None,
     subject_to: options.SubjectTo = None,
     diagnose: Annotated[
         bool, typer.Option("--diagnose", help="Also measure how well the gains of class pairs predict what steps do.")
@@ -42,6 +31,14 @@ def finetune(
     seeds: Annotated[
         str | None, typer.Option(help="Instead of --seed: a run for each, 0..4 or 0,1,2; then also mean and std.")
     ] = None,
+    arch: sources.Arch = None,
+    input_size: sources.InputSize = None,
+    mean: sources.Mean = None,
+    std: sources.Std = None,
+    dtype: sources.DtypeName = sources.Dtype.auto,
+    views: sources.Views = 0,
+    bad_image: sources.BadImage = sources.OnBadImage.error,
+    cache: sources.Cache = None,
     device: DeviceName = Device.auto,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -61,14 +58,11 @@ def finetune(
     Exit codes: 0 ok, 2 usage, 3 data or checkpoint problem, 4 a constraint was not met (the run is complete).
     """
     with guarded(quiet=quiet, debug=debug):
-        content = {
+        content = sources.extraction(arch, input_size, mean, std, dtype, views, bad_image)
+        content |= sources.source(backbone, data, features, cache)
+        content |= {
             "metric": metric,
             "subject_to": subject_to or [],
-            "backbone": backbone,
-            "arch": arch,
-            **parse_preprocessing(input_size, mean, std),
-            "data": data,
-            "features": None if features is None else str(features),
             "diagnose": diagnose,
             "seed": seed or 0,
             "stage2": parse_assignments(settings or []),

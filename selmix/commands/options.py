@@ -26,20 +26,6 @@ SubjectTo = Annotated[
     list[str] | None,
     typer.Option("--subject-to", help="What the head must keep, such as 'coverage >= 0.95/k'; repeatable."),
 ]
-BackboneSpec = Annotated[
-    str | None,
-    typer.Option(
-        "--backbone",
-        help="shipped:NAME, timm:NAME (the hub or its cache), timm:NAME@CHECKPOINT, a checkpoint with --arch NAME, or "
-        "a folder of `selmix train`; `selmix backbones` lists names.",
-    ),
-]
-Arch = Annotated[str | None, typer.Option("--arch", help="Architecture of a checkpoint that is given by its path.")]
-InputSize = Annotated[
-    str | None, typer.Option("--input-size", help="Pixels of the backbone's images instead of its own: 128, or 96x128.")
-]
-Mean = Annotated[str | None, typer.Option("--mean", help="What to subtract from the channels instead: 0.5,0.5,0.5.")]
-Std = Annotated[str | None, typer.Option("--std", help="What to divide the channels by instead: 0.5,0.5,0.5.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the run.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of every random choice; 0 if not given.")]
 DeviceName = Annotated[Device, typer.Option("--device", help="Where the backbone runs.")]

@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from selmix.errors import DataError
 
@@ -53,11 +53,20 @@ class FileImages:
         Raises:
             DataError: if it cannot be read.
         """
+        return self.decode(position, self.paths[position])
+
+    def decode(self, position: int, content: Path | BinaryIO) -> Image.Image:
+        """Return an RGB image, given its path or the content of its file.
+
+        Raises:
+            DataError: if it cannot be read.
+        """
         try:
-            with Image.open(self.paths[position]) as image:
+            with Image.open(content) as image:
                 return to_rgb(image)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"unreadable image {self.paths[position]} ({error}); replace or remove it") from error
+            reason = "no image in a format that is known" if isinstance(error, UnidentifiedImageError) else error
+            raise DataError(f"unreadable image {self.paths[position]} ({reason}); replace or remove it") from error
 
     def stamp(self, position: int) -> Stamp:
         """Return size, time of modification and time of change of the file, in bytes and nanoseconds.

@@ -1,10 +1,13 @@
 """Features in memory with their labels, and the bundle of them that stage two works on."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
+from selmix.features.rows import Rows
 from selmix.heads import LinearHead
+from selmix.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -15,11 +18,13 @@ class LabeledFeatures:
         features: float32 [n, d].
         labels: int64 [n].
         groups: int64 [n], the group of each sample (background, hospital, ...); None if there are none.
+        views: [v n, d], view by view: augmented views of the samples, to learn from beside the clean ones, or None.
     """
 
     features: torch.Tensor
     labels: torch.Tensor
     groups: torch.Tensor | None = None
+    views: Rows | None = None
 
     def rows(self, num_groups: int) -> torch.Tensor:
         """Return the confusion row of each sample, int64 [n]: label * num_groups + group; the label without groups."""
@@ -44,6 +49,8 @@ class FeatureData:
         unlabeled_count: images or features in the unlabeled pool.
         digests: what was read: `data`, and `backbone` where there was one.
         seconds: what was spent: `extract`.
+        cache: of features that lie in one: its folder, whether it was `reused`, dtype, views and `bad_images`.
+        ranks: the processes of which each holds a part of every split (and of `ids`); the rest is the same for all.
     """
 
     class_names: list[str]
@@ -54,6 +61,8 @@ class FeatureData:
     unlabeled_count: int = 0
     digests: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    cache: dict[str, Any] = field(default_factory=dict)
+    ranks: Ranks = ALONE
 
     @property
     def num_groups(self) -> int:

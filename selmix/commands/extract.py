@@ -1,0 +1,70 @@
+"""`selmix extract`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from selmix.commands import sources
+from selmix.commands.console import guarded, out, progress
+from selmix.commands.options import Debug, Device, DeviceName, Json, Quiet
+from selmix.extraction import describe_cache, extract_to_cache
+from selmix.features.disk import shown_bytes
+from selmix.pipeline import choose_device
+from selmix.ranks import join_ranks
+from selmix.recipe import ExtractRecipe, build_recipe
+
+
+def extract(
+    backbone: Annotated[str, typer.Option(help="As for finetune.")],
+    data: Annotated[str, typer.Option(help="As for finetune.")],
+    cache: Annotated[Path, typer.Option("--out", help="Folder of the features; --features takes it then.")],
+    arch: sources.Arch = None,
+    input_size: sources.InputSize = None,
+    mean: sources.Mean = None,
+    std: sources.Std = None,
+    dtype: sources.DtypeName = sources.Dtype.auto,
+    views: sources.Views = 0,
+    bad_image: sources.BadImage = sources.OnBadImage.error,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images; 0 for none.")] = None,
+    device: DeviceName = Device.auto,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Run every image through the backbone once, and keep the features on disk.
+
+    What interrupts it costs one block: the same command goes on from there. So does it after damage or a changed image.
+
+    Several processes share the work: torchrun --nproc-per-node 2 -m selmix extract ...
+    """
+    ranks = join_ranks()
+    alone = ranks.rank == 0  # the others work in silence
+    with guarded(quiet=quiet or not alone, debug=debug):
+        content = sources.extraction(arch, input_size, mean, std, dtype, views, bad_image)
+        recipe = build_recipe(
+            ExtractRecipe, content | {"backbone": backbone, "data": data, "workers": workers, "cache": str(cache)}
+        )
+        track = progress(quiet=quiet or not alone)
+        filled = extract_to_cache(recipe, device=choose_device(device), ranks=ranks, track=track)
+        if as_json and alone:
+            print(json.dumps(describe_cache(filled), indent=1))
+        elif alone and not quiet:
+            _show(describe_cache(filled))
+
+
+def _show(document: dict[str, Any]) -> None:
+    table = Table("split", title=f"d = {document['width']}, {document['dtype']}", title_justify="left")
+    for column in ("rows", "left out", "size"):
+        table.add_column(column, justify="right")
+    for name, rows in document["rows"].items():
+        left_out = len(document["bad_images"].get(name, ()))
+        size = document["bytes"] * rows / sum(document["rows"].values())
+        table.add_row(name, f"{rows - left_out:,}", f"{left_out:,}", shown_bytes(size))
+    out.print(table)
+    if document["extracted"]:
+        images, seconds = document["extracted"], document["seconds"]["extract"]
+        out.print(f"extracted {images:,} images in {seconds:.1f} s, {images / seconds:,.0f} a second", highlight=False)
+    out.print(f"features: {document['cache']}", soft_wrap=True, highlight=False)

@@ -1,0 +1,149 @@
+"""Opening a feature cache: every block is verified before a row of it is given out."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from selmix.errors import DataError
+from selmix.features.blocks import Torn, map_block, read_record, verify_block
+from selmix.features.cache import EXTRACTED, Part, Sidecar, read_fact, read_sidecar
+from selmix.features.labeled import FeatureData, LabeledFeatures
+from selmix.features.rows import Rows, StackedRows
+from selmix.heads import LinearHead
+from selmix.ranks import ALONE, Ranks
+
+logger = logging.getLogger("selmix")
+
+_COMFORTABLE = 0.5  # of the available memory
+
+
+@dataclass(frozen=True)
+class _Own:
+    """What this rank has of a split or a view: blocks on memory maps, the rows that they are, and which are bad."""
+
+    blocks: list[torch.Tensor]
+    rows: torch.Tensor
+    bad: torch.Tensor
+
+
+def load_cache(folder: Path, *, ranks: Ranks = ALONE) -> FeatureData:
+    """Open a feature cache; its features are in memory as float32 where they fit easily, else on memory maps.
+
+    Rows of images that could not be read are left out.
+
+    Args:
+        folder: of the cache.
+        ranks: the processes that share it; each gets the blocks b with b % count == rank, and of labels, groups and ids
+            what belongs to them.
+
+    Raises:
+        DataError: if it is no complete cache, a block or a file is missing or damaged, or a class has no image left.
+    """
+    try:
+        return _load(folder, ranks)
+    except Torn as error:
+        raise DataError(
+            f"{folder}: {error}; repeat the `selmix extract` that made it, with the same --out: what is sound stays"
+        ) from error
+
+
+def _load(folder: Path, ranks: Ranks) -> FeatureData:
+    sidecar = read_sidecar(folder)
+    if not sidecar.complete:
+        raise Torn("it is not complete")
+    parts = {part.name: _own(folder, sidecar, part, ranks) for part in sidecar.parts}
+    in_memory = 4 * sidecar.width * sum(len(own.rows) for own in parts.values())
+    fits = in_memory < _COMFORTABLE * psutil.virtual_memory().available
+    splits, ids, bad_images = {}, {}, {}
+    for name in (name for name in EXTRACTED if name in sidecar.sizes):
+        views = [parts[part.name] for part in sidecar.parts if part.split == name and part.view]
+        own, bad = parts[name], parts[name].bad
+        for view in views:
+            bad = bad | view.bad  # an image that went bad meanwhile has no row in any of them
+        labels, groups, names = (
+            read_fact(folder, f"{name}.{suffix}", sidecar) for suffix in ("labels.npy", "groups.npy", "ids.json")
+        )
+        kept = own.rows[~bad]
+        rows: Any = _rows(own.blocks, ~bad, sidecar.width, fits)
+        splits[name] = LabeledFeatures(
+            rows,
+            torch.from_numpy(labels)[kept],
+            None if groups is None else torch.from_numpy(groups)[kept],
+            _rows([block for view in views for block in view.blocks], (~bad).repeat(len(views)), sidecar.width, fits)
+            if views
+            else None,
+        )
+        ids[name] = [names[row] for row in kept.tolist()]
+        if bad.any():
+            bad_images[name] = [names[row] for row in own.rows[bad].tolist()]
+            _check_classes(folder, name, labels, splits[name].labels, sidecar, ranks)
+    weight, bias = (read_fact(folder, f"head.{part}.npy", sidecar) for part in ("weight", "bias"))
+    return FeatureData(
+        class_names=sidecar.class_names,
+        splits=splits,
+        ids=ids,
+        group_names=sidecar.group_names,
+        head=None if weight is None else LinearHead(torch.from_numpy(weight), torch.from_numpy(bias)),
+        unlabeled_count=sidecar.unlabeled,
+        digests={"data": sidecar.identity.data, "backbone": sidecar.identity.backbone},
+        seconds={"extract": 0.0},
+        cache={
+            "folder": str(folder),
+            "reused": True,
+            "dtype": sidecar.identity.dtype,
+            "views": sidecar.identity.views,
+            "bad_images": bad_images,
+        },
+        ranks=ranks,
+    )
+
+
+def _own(folder: Path, sidecar: Sidecar, part: Part, ranks: Ranks) -> _Own:
+    """Verify and map the blocks of a rank.
+
+    Raises:
+        Torn: naming the first one that is missing or damaged.
+    """
+    blocks, rows, bad = [], [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, dtype=torch.bool)]
+    for number in range(ranks.rank, part.blocks, ranks.count):
+        own = part.rows_of(number)
+        place = folder / part.name
+        try:
+            record, read = read_record(place, number, key=sidecar.identity.key, rows=len(own), width=sidecar.width)
+            verify_block(place, number, record)
+        except Torn as error:
+            raise Torn(f"block {number} of {part.name}: {error}") from error
+        blocks.append(map_block(place, number, rows=len(own), width=sidecar.width, dtype=sidecar.identity.dtype))
+        rows.append(torch.arange(own.start, own.stop))
+        bad.append(torch.zeros(len(own), dtype=torch.bool))
+        bad[-1][list(read.bad)] = True
+    return _Own(blocks, torch.cat(rows), torch.cat(bad))
+
+
+def _rows(blocks: list[torch.Tensor], kept: torch.Tensor, width: int, in_memory: bool) -> Rows:
+    """Return the kept rows of some blocks, one block after another."""
+    pieces = []
+    for block, mask in zip(blocks, kept.split([len(block) for block in blocks]), strict=True):
+        # runs of kept rows: a piece of a memory map is no copy
+        edges = torch.cat([mask.new_zeros(1), mask, mask.new_zeros(1)]).to(torch.int8).diff().nonzero().flatten()
+        pieces += [block[start:stop] for start, stop in edges.view(-1, 2).tolist()]
+    if not in_memory and pieces:
+        return StackedRows(pieces)
+    rows = torch.empty(sum(map(len, pieces)), width)
+    if pieces:
+        for own, piece in zip(rows.split([len(piece) for piece in pieces]), pieces, strict=True):
+            own.copy_(piece)
+    return rows
+
+
+def _check_classes(folder: Path, split: str, labels: Any, left: torch.Tensor, sidecar: Sidecar, ranks: Ranks) -> None:
+    """Refuse a split of which bad images took a whole class; with several ranks none sees all of it."""
+    count = len(sidecar.class_names)
+    before, after = torch.bincount(torch.from_numpy(labels), minlength=count), torch.bincount(left, minlength=count)
+    gone = [sidecar.class_names[label] for label in ((before > 0) & (after == 0)).nonzero().flatten().tolist()]
+    if gone and ranks.count == 1:
+        raise DataError(f"{folder}: no image of class {', '.join(gone)} in {split} could be read; mend these")

@@ -1,0 +1,503 @@
+"""The feature cache: complete or continued, never torn, never of other images or weights than asked for."""
+
+import dataclasses
+import errno
+import json
+import logging
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from builders import write_image_folder
+from filelock import FileLock
+from PIL import Image
+from torch import nn
+
+from selmix.backbones import Backbone
+from selmix.data.sources import open_images
+from selmix.errors import DataError
+from selmix.features import blocks, cache, disk
+from selmix.features.blocks import read_sealed, write_sealed
+from selmix.features.cache import Part
+from selmix.features.cached import load_cache
+from selmix.features.filling import Filled, Filling, fill_cache
+from selmix.ranks import Ranks
+
+CPU = torch.device("cpu")
+COUNTS = {"train": {"ant": 7, "bee": 4}, "val": {"ant": 2, "bee": 2}, "test": {"ant": 3, "bee": 2}}
+
+
+def shrunk(image: Image.Image) -> torch.Tensor:
+    """Return the pixels of a 6 by 5 image, uint8 [3, 5, 6]."""
+    return torch.from_numpy(np.array(image.resize((6, 5)))).permute(2, 0, 1).contiguous()
+
+
+class Plain(nn.Module):
+    """The first pixels of a normalised image as its feature."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(len(x))
+        return x.flatten(1)[:, :4]
+
+
+def backbone(digest: str = "weights", model: nn.Module | None = None) -> Backbone:
+    preprocessing = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+    return Backbone("plain", model or Plain(), None, digest, preprocessing, pixels=shrunk)
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_image_folder(tmp_path / "data", COUNTS)
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    monkeypatch.setattr(cache, "_FEWEST_ROWS", 4)
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # it takes most of the time; see the test of what is durable
+
+
+def fill(root: Path, folder: Path | None = None, digest: str = "weights", **changes) -> tuple[Filled, Plain]:
+    model = changes.pop("model", None) or Plain()
+    filling = Filling(open_images(str(root)), backbone(digest, model), CPU, **{"workers": 0} | changes)
+    return fill_cache(filling, folder), model
+
+
+def features_of(path: Path) -> np.ndarray:
+    """Return what the toy backbone makes of an image file."""
+    pixels = np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1)
+    return ((pixels.astype(np.float32) / 255 - 0.5) / 0.25).reshape(-1)[:4]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Return what must be the same in equal caches: all files but the lock; records without times of files."""
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {name: data for name, data in files.items() if name != ".lock"}
+
+
+def expected(root: Path, split: str) -> np.ndarray:
+    images = open_images(str(root)).splits[split].images
+    return np.stack([features_of(path) for path in images.paths])
+
+
+def test_the_rows_are_the_features_of_the_images_in_order(root, tmp_path):
+    filled, _ = fill(root, tmp_path / "cache")
+    data = load_cache(tmp_path / "cache")
+    images = open_images(str(root))
+    assert filled.images == 11 + 4 + 5
+    for name, split in images.splits.items():
+        np.testing.assert_allclose(data.splits[name].features.numpy(), expected(root, name), rtol=1e-6)
+        assert data.splits[name].labels.tolist() == split.labels.tolist()
+        assert data.ids[name] == split.ids
+    assert data.class_names == ["ant", "bee"]
+    assert data.digests == {"data": images.digest, "backbone": "weights"}
+    assert data.head is None
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 0.0), ("float16", 2.0**-11), ("bfloat16", 2.0**-8)])
+def test_a_dtype_costs_what_its_mantissa_says(root, tmp_path, dtype, error):
+    filled, _ = fill(root, tmp_path / "cache", dtype=dtype)
+    rows, right = load_cache(tmp_path / "cache").splits["train"].features, expected(root, "train")
+    assert rows.dtype == torch.float32
+    gap = np.abs(rows.numpy() - right).max() / np.abs(right).max()
+    assert gap <= error + 1e-6
+    assert (gap > 1e-5) == (dtype != "float32")
+    files = list((tmp_path / "cache" / "train").glob("*.npy"))
+    assert [len(np.load(path, mmap_mode="r")) for path in sorted(files)] == [4, 4, 3]
+    assert np.load(files[0]).dtype == {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}[dtype]
+    assert filled.sidecar.bytes == 20 * 4 * (4 if dtype == "float32" else 2)
+
+
+@pytest.mark.parametrize(
+    ("rows", "height"), [(1, 1024), (2**24, 1024), (2**24 + 1, 2048), (2**25 + 1, 4096), (10**9, 65536)]
+)
+def test_there_are_at_most_16384_blocks(rows, height, monkeypatch):
+    monkeypatch.undo()
+    part = Part("train", 0, rows)
+    assert part.height == height
+    assert part.blocks <= 16384
+    assert part.rows_of(part.blocks - 1).stop == rows
+
+
+def test_the_second_call_reuses_and_says_so(root, caplog):
+    caplog.set_level(logging.INFO, "selmix")
+    first, model = fill(root)
+    assert sum(model.seen) == 1 + 20  # one to see how wide features are
+    assert "features of 20 images need 3.5 kB (20 x 4 x 4 bytes" in caplog.text
+    assert first.folder == Path(os.environ["SELMIX_CACHE"]) / first.sidecar.identity.key[:20]
+    caplog.clear()
+    second, model = fill(root)
+    assert model.seen == []
+    assert second == dataclasses.replace(first, images=0, seconds=second.seconds)
+    assert caplog.messages == [f"features reused from {first.folder}"]
+
+
+def test_the_default_place(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("SELMIX_CACHE")
+    assert cache.cache_root() == Path("/home/me/.cache/selmix")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/fast")
+    assert cache.cache_root() == Path("/fast/selmix")
+
+
+def test_other_weights_dtype_views_or_labels_have_a_place_of_their_own(root):
+    folders = [fill(root)[0].folder, fill(root, digest="other")[0].folder, fill(root, dtype="float16")[0].folder]
+    folders.append(fill(root, views=1)[0].folder)
+    (root / "val" / "ant" / "0.png").rename(root / "val" / "bee" / "x.png")
+    folders.append(fill(root)[0].folder)
+    assert len(set(folders)) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"digest": "other"}, "backbone"),
+        ({"dtype": "float16"}, r"dtype \(float32 there, float16"),
+        ({"views": 2}, "views"),
+    ],
+)
+def test_other_features_in_a_named_folder_are_refused_by_name(root, tmp_path, changes, named):
+    fill(root, tmp_path / "cache", about={"backbone": "timm:a@b.pth"})
+    before = content(tmp_path / "cache")
+    with pytest.raises(DataError, match=f"what differs: {named}.*there: backbone timm:a@b.pth.*another folder"):
+        fill(root, tmp_path / "cache", **changes)
+    assert content(tmp_path / "cache") == before
+
+
+def test_a_folder_with_other_files_is_refused(root, tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "letter.txt").touch()
+    with pytest.raises(DataError, match=r"letter\.txt.*no feature cache"):
+        fill(root, tmp_path / "cache")
+    (tmp_path / "cache" / "cache.json").write_text('{"format": "of somebody else"}')
+    with pytest.raises(DataError, match=r"cache\.json is damaged, or no feature cache's"):
+        fill(root, tmp_path / "cache")
+    with pytest.raises(DataError, match=r"cache\.json is damaged"):
+        load_cache(tmp_path / "cache")
+    with pytest.raises(DataError, match=r"cache\.json is missing"):
+        load_cache(tmp_path)
+
+
+def flip(path: Path, position: int = -3) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+@pytest.mark.parametrize("harm", [flip, truncate, Path.unlink, lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize("name", ["train/00001.npy", "train/00001.json", "test.labels.npy", "test.ids.json"])
+def test_harm_is_seen_and_mended_by_the_next_extraction(root, tmp_path, harm, name):
+    folder = tmp_path / "cache"
+    fill(root, folder)
+    before = content(folder)
+    harm(folder / name)
+    with pytest.raises(DataError, match="repeat the `selmix extract`") as caught:
+        load_cache(folder)
+    assert ("block 1 of train" if "train" in name else name) in str(caught.value)
+    filled, model = fill(root, folder)
+    assert filled.images == (4 if "train" in name else 0)
+    assert content(folder) == before
+
+
+def test_every_byte_of_a_small_cache_is_guarded(root, tmp_path):
+    folder = tmp_path / "cache"
+    fill(root, folder)
+    generator = np.random.default_rng(0)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size):
+        whole = path.read_bytes()
+        for position in generator.choice(len(whole), 3, replace=False):
+            flip(path, int(position))
+            with pytest.raises(DataError):
+                load_cache(folder)
+            path.write_bytes(whole)
+    load_cache(folder)
+
+
+def test_a_damaged_sidecar_in_the_default_place_is_written_anew_and_no_block_is_lost(root):
+    filled, _ = fill(root)
+    flip(filled.folder / "cache.json", 30)
+    again, model = fill(root)
+    assert sum(model.seen) <= 1
+    assert again.images == 0
+    assert load_cache(filled.folder).splits["train"].features.shape == (11, 4)
+
+
+def test_blocks_of_another_cache_are_not_taken(root, tmp_path):
+    fill(root, tmp_path / "a")
+    fill(root, tmp_path / "b", digest="other", model=nn.Sequential(Plain(), nn.ReLU()))
+    for suffix in ("npy", "json"):
+        shutil.copy(tmp_path / "b" / "train" / f"00000.{suffix}", tmp_path / "a" / "train")
+    with pytest.raises(DataError, match="block 0 of train: it belongs to another cache"):
+        load_cache(tmp_path / "a")
+
+
+def changed(path: Path, seed: int = 99) -> None:
+    """Put another image into a file, of the same size in bytes, with the old times."""
+    before = path.stat()
+    other = Image.open(path)
+    pixels = np.asarray(other).copy()
+    other.close()
+    pixels.reshape(-1)[:4] = np.random.default_rng(seed).integers(0, 256, 4)
+    Image.fromarray(pixels).save(path)
+    with path.open("ab") as file:
+        file.write(b"\0" * max(0, before.st_size - path.stat().st_size))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_changed_image_costs_its_block_alone_even_with_its_old_time(root, tmp_path, caplog):
+    fill(root, tmp_path / "cache")
+    before = content(tmp_path / "cache")
+    changed(root / "train" / "ant" / "5.png")
+    filled, _ = fill(root, tmp_path / "cache")
+    assert filled.images == 4
+    assert "block 1 of train: 1 of its images changed, the first is train/ant/5.png; extracted anew" in caplog.text
+    after = content(tmp_path / "cache")
+    assert {name for name in after if after[name] != before[name]} == {"train/00001.npy", "train/00001.json"}
+    rows = load_cache(tmp_path / "cache").splits["train"].features.numpy()
+    np.testing.assert_allclose(rows, expected(root, "train"), rtol=1e-6)
+
+
+def test_a_touched_image_and_a_moved_folder_are_the_same_images(root, tmp_path):
+    fill(root, tmp_path / "cache")
+    (root / "train" / "ant" / "0.png").touch()
+    filled, model = fill(root, tmp_path / "cache")
+    assert (filled.images, model.seen) == (0, [])
+    shutil.copytree(root, tmp_path / "elsewhere")
+    shutil.rmtree(root)
+    filled, model = fill(tmp_path / "elsewhere", tmp_path / "cache")
+    assert (filled.images, model.seen) == (0, [])
+    # their new stamps were noted: nothing is read again
+    for path in (tmp_path / "elsewhere").rglob("*.png"):
+        status = path.stat()
+        path.write_bytes(b"\0" * status.st_size)
+    images = open_images(str(tmp_path / "elsewhere"))
+    record = read_sealed(tmp_path / "cache" / "train" / "00000.json")
+    assert [stamp[0] for stamp in record["images"]["stamps"]] == [
+        images.splits["train"].images.stamp(i)[0] for i in range(4)
+    ]
+
+
+def test_an_image_that_is_gone_is_an_error(root, tmp_path):
+    fill(root, tmp_path / "cache")
+    images = open_images(str(root))
+    (root / "train" / "ant" / "0.png").unlink()
+    with pytest.raises(DataError, match=r"0\.png.*row 0 of train, class ant"):
+        fill_cache(Filling(images, backbone(), CPU, workers=0), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_image_is_named_or_left_out(root, tmp_path, workers, caplog):
+    bad = root / "train" / "bee" / "1.png"
+    good = bad.read_bytes()
+    bad.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"train/bee/1\.png \(no image.*row 8 of train, class bee.*--on-bad-image skip"):
+        fill(root, tmp_path / "cache", workers=workers)
+    filled, _ = fill(root, tmp_path / "cache", workers=workers, skip_bad=True)
+    assert "left out: unreadable image" in caplog.text
+    data = load_cache(tmp_path / "cache")
+    assert data.cache["bad_images"] == {"train": ["train/bee/1.png"]}
+    kept = [row for row in range(11) if row != 8]
+    assert data.splits["train"].labels.tolist() == [0] * 7 + [1] * 3
+    assert len(data.ids["train"]) == 10
+    bad.write_bytes(good)
+    np.testing.assert_allclose(data.splits["train"].features.numpy(), expected(root, "train")[kept], rtol=1e-6)
+    # the image was mended: its block alone is extracted anew
+    filled, _ = fill(root, tmp_path / "cache", workers=workers)
+    assert filled.images == 3
+    assert load_cache(tmp_path / "cache").splits["train"].features.shape == (11, 4)
+
+
+def test_what_was_left_out_is_an_error_where_it_may_not_be(root, tmp_path):
+    (root / "val" / "bee" / "1.png").write_bytes(b"")
+    fill(root, tmp_path / "cache", skip_bad=True)
+    with pytest.raises(DataError, match="row 3 of val, class bee"):
+        fill(root, tmp_path / "cache")
+
+
+def test_a_class_without_readable_images_is_refused(root, tmp_path):
+    for path in (root / "val" / "bee").iterdir():
+        path.write_bytes(b"")
+    fill(root, tmp_path / "cache", skip_bad=True)
+    with pytest.raises(DataError, match="no image of class bee in val"):
+        load_cache(tmp_path / "cache")
+
+
+def test_features_on_memory_maps_are_those_in_memory(root, tmp_path, monkeypatch):
+    (root / "train" / "bee" / "1.png").write_bytes(b"")
+    fill(root, tmp_path / "cache", skip_bad=True, views=2)
+    whole = load_cache(tmp_path / "cache").splits["train"]
+    monkeypatch.setattr("selmix.features.cached._COMFORTABLE", 0.0)
+    mapped = load_cache(tmp_path / "cache").splits["train"]
+    assert torch.equal(torch.cat(list(mapped.features.parts)), whole.features)
+    assert torch.equal(torch.cat(list(mapped.views.parts)), whole.views)
+    assert len(whole.views) == 2 * 10
+    assert [len(part) for part in mapped.features.parts] == [4, 4, 2]
+
+
+def test_every_rank_gets_the_blocks_that_are_its_own(root, tmp_path):
+    fill(root, tmp_path / "cache")
+    whole = load_cache(tmp_path / "cache")
+    shards = [load_cache(tmp_path / "cache", ranks=Ranks(rank, 2)) for rank in range(2)]
+    assert shards[0].ids["train"] == whole.ids["train"][:4] + whole.ids["train"][8:]
+    assert shards[1].ids["train"] == whole.ids["train"][4:8]
+    assert torch.equal(shards[1].splits["train"].features, whole.splits["train"].features[4:8])
+    assert shards[1].splits["val"].features.shape == (0, 4)
+    assert shards[0].splits["test"].labels.tolist() == whole.splits["test"].labels[:4].tolist()
+
+
+def test_a_complete_cache_that_cannot_be_written_is_read(root, tmp_path, monkeypatch):
+    fill(root, tmp_path / "cache")
+    (root / "train" / "ant" / "0.png").touch()
+
+    def refuse(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("selmix.features.blocks.write_durably", refuse)
+    monkeypatch.setattr("selmix.features.filling.write_durably", refuse)
+    filled, model = fill(root, tmp_path / "cache")
+    assert (filled.images, model.seen) == (0, [])
+    (tmp_path / "cache" / "train" / "00000.json").unlink()
+    with pytest.raises(DataError, match=r"cannot be written \(Read-only file system\).*--cache or SELMIX_CACHE"):
+        fill(root, tmp_path / "cache")
+
+
+def test_a_disk_that_is_too_small_is_seen_beforehand(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 3000))
+    with pytest.raises(DataError, match=r"20 images need 3\.5 kB .*where 3\.0 kB are free; name another place"):
+        fill(root, tmp_path / "cache")
+
+
+def test_a_disk_that_fills_up_leaves_what_is_complete(root, tmp_path, monkeypatch):
+    once, _ = fill(root, tmp_path / "once")
+    written, replace = [], Path.replace
+
+    def replaced(path: Path, target: Path) -> Path:
+        written.append(target.name)
+        if len(written) > 9:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", replaced)
+    with pytest.raises(DataError, match="the disk of .* is full; what is complete stays"):
+        fill(root, tmp_path / "cache")
+    monkeypatch.undo()
+    monkeypatch.setattr(cache, "_FEWEST_ROWS", 4)
+    assert not list((tmp_path / "cache").rglob(".writing*"))
+    with pytest.raises(DataError, match="not complete"):
+        load_cache(tmp_path / "cache")
+    filled, _ = fill(root, tmp_path / "cache")
+    assert filled.images == 20 - 4
+    assert content(tmp_path / "cache") == content(tmp_path / "once")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_disk_that_is_really_full(root, tmp_path, monkeypatch):
+    small = tmp_path / "small"
+    small.mkdir()
+    if os.system(f"mount -t tmpfs -o size=48k tmpfs {small} 2>/dev/null"):
+        pytest.skip("mounting is not allowed here")
+    try:
+        monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 0, 10**9))
+        with pytest.raises(DataError, match="the disk of .* is full"):
+            fill(root, small / "cache")
+        assert not list(small.rglob(".writing*"))
+    finally:
+        os.system(f"umount {small}")
+
+
+@pytest.mark.parametrize("name", [".writing-00001.npy-77", ".writing-00001.json-77"])
+def test_leftovers_of_killed_processes_are_removed(root, tmp_path, name):
+    fill(root, tmp_path / "cache")
+    (tmp_path / "cache" / "train" / name).touch()
+    (tmp_path / "cache" / "train" / "00002.json").unlink()
+    fill(root, tmp_path / "cache")
+    assert not (tmp_path / "cache" / "train" / name).exists()
+
+
+def test_the_second_writer_waits_and_then_reuses(root, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "selmix")
+    fill(root, tmp_path / "other")
+    lock = FileLock(tmp_path / "cache" / ".lock")
+    (tmp_path / "cache").mkdir()
+    lock.acquire()
+    results = []
+    waiting = threading.Thread(target=lambda: results.append(fill(root, tmp_path / "cache")))
+    waiting.start()
+    while "another process writes" not in caplog.text:
+        assert waiting.is_alive()
+    shutil.copytree(tmp_path / "other", tmp_path / "cache", dirs_exist_ok=True)
+    lock.release()
+    waiting.join()
+    ((filled, model),) = results
+    assert filled.images == 0
+    assert caplog.messages.count(f"another process writes to {tmp_path / 'cache'}; waiting for it") == 1
+    assert caplog.messages[-1] == f"features reused from {tmp_path / 'cache'}"
+
+
+class Interrupted(Plain):
+    def forward(self, x):
+        if len(self.seen) > 2:
+            raise KeyboardInterrupt
+        return super().forward(x)
+
+
+def test_an_interrupt_leaves_a_cache_that_goes_on(root, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("selmix.features.extract.Engine.batch_size", lambda _: 4)
+    with pytest.raises(KeyboardInterrupt):
+        fill(root, tmp_path / "cache", model=Interrupted())
+    assert "interrupted; what is complete stays in" in caplog.text
+    assert (tmp_path / "cache" / "train" / "00000.json").is_file()
+    filled, _ = fill(root, tmp_path / "cache")
+    assert filled.images < 20
+    fill(root, tmp_path / "once")
+    assert content(tmp_path / "cache") == content(tmp_path / "once")
+
+
+def test_numbers_that_do_not_fit_the_dtype_are_refused(root, tmp_path):
+    class Large(Plain):
+        def forward(self, x):
+            return super().forward(x) * 1e5
+
+    with pytest.raises(DataError, match=r"train/ant/0\.png that are not finite numbers; take --dtype float32"):
+        fill(root, tmp_path / "cache", dtype="float16", model=Large())
+    with pytest.raises(DataError, match="are its weights damaged"):
+        fill(root, tmp_path / "nan", model=nn.Sequential(Plain(), nn.Threshold(float("inf"), float("nan"))))
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_is_there_too(tmp_path, monkeypatch):
+    steps, replace = [], Path.replace
+
+    def synced(descriptor: int) -> None:
+        steps.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+
+    def replaced(path: Path, target: Path) -> Path:
+        assert path.read_bytes() == b"rows"
+        steps.append(f"-> {target.name}")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", replaced)
+    blocks.write_durably(tmp_path / "00000.npy", b"rows")
+    assert steps[0].startswith(".writing-00000.npy-")
+    assert steps[1:] == ["-> 00000.npy", tmp_path.name]
+
+
+def test_a_sealed_document_is_what_was_written(tmp_path):
+    write_sealed(tmp_path / "x.json", {"b": [1, None], "a": "ü"})
+    assert read_sealed(tmp_path / "x.json") == {"b": [1, None], "a": "ü"}
+    assert "sha256" in json.loads((tmp_path / "x.json").read_text())
+    (tmp_path / "x.json").write_text("[]")
+    with pytest.raises(blocks.Torn):
+        read_sealed(tmp_path / "x.json")
