@@ -158,23 +158,21 @@ def measured(case: str, folder: Path, count: int, repeats: int) -> dict[str, obj
 
 
 def child(case: str, folder: str, count: str) -> None:
-    """Extract in this process and print its peak memory and that of its largest worker, in MB."""
-    import resource
-
+    """Extract in this process and print its peak memory, in MB."""
     name, size = CASES[case]
     images = source(case, Path(folder), int(count))
     extracting(filling(images, backbone(name, size), resolved_dtype("auto", CPU), 2))()
-    peaks = [resource.getrusage(who).ru_maxrss / 1e3 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    print(json.dumps(peaks))
+    peak = next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+    print(int(peak) / 1e3)
 
 
-def peaks(case: str, folder: Path, count: int) -> dict[str, list[float]]:
-    """Return the peak memory of extraction and of a worker, MB, for n and 4 n images."""
+def peaks(case: str, folder: Path, count: int) -> dict[str, float]:
+    """Return the peak memory of an extracting process, MB, for n and 4 n images."""
     found = {}
     for images in (count, 4 * count):
         command = [sys.executable, "-c", MEMORY, case, str(folder), str(images), str(Path(__file__).parent)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found[str(images)] = json.loads(done.stdout.splitlines()[-1])
+        found[str(images)] = float(done.stdout)
     return found
 
 

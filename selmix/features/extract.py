@@ -82,12 +82,10 @@ class Engine:
         ):
             normal = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
             if normal.dtype == torch.uint8:
-                mean, std = (
-                    torch.tensor(list(values), device=self.device).view(-1, 1, 1)
-                    for values in (self.backbone.preprocessing["mean"], self.backbone.preprocessing["std"])
-                )
-                # the operations of torchvision, in its order
-                normal = normal.float().div_(255).sub_(mean).div_(std)
+                # (x / 255 - mean) / std in one pass
+                std = torch.tensor(list(self.backbone.preprocessing["std"]), device=self.device).view(-1, 1, 1)
+                mean = torch.tensor(list(self.backbone.preprocessing["mean"]), device=self.device).view(-1, 1, 1)
+                normal = torch.addcmul(-mean / std, normal.float(), 1 / (255 * std))
             return self.backbone.model(normal).float().to(DTYPES[self.dtype]).cpu()
 
     def features(self, batches: Iterable[Batch]) -> Generator[tuple[Batch, torch.Tensor], None, None]:

@@ -110,11 +110,12 @@ class Batches(Dataset[Batch]):
             reading = read_image(split.images, row)
             # a bad image leaves a black one: the others' batch keeps its size, and with it their bits
             own = self.transform(reading.image or Image.new("RGB", (32, 32)))
-            pixels.append(view_of(own, split.ids[row], task.view, seed=task.view_seed))
+            own = view_of(own, split.ids[row], task.view, seed=task.view_seed)
+            pixels.append(own.permute(1, 2, 0))  # channels last, as convolutions like it
             readings.append(reading)
         return Batch(
             position,
-            torch.stack(pixels),
+            torch.stack(pixels).permute(0, 3, 1, 2),
             [reading.stamp for reading in readings],
             [reading.digest for reading in readings],
             {row: reading.fault for row, reading in enumerate(readings) if reading.image is None},
