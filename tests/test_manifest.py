@@ -184,6 +184,17 @@ def test_an_image_of_train_among_the_unlabeled_is_said_only(folder):
     assert (finding.kind, finding.severity) == ("image in two splits", "warning")
 
 
+def test_a_finding_has_the_class_that_its_rows_share(folder):
+    rows = "path,label\na.png,x\nb.png,y\nno.png,y\nno2.png,y\n"
+    assert [finding.class_name for finding in survey(folder, rows)[1]] == ["y"]
+    assert [finding.class_name for finding in survey(folder, rows + "no3.png,x\n")[1]] == [""]
+
+
+def test_a_zero_byte_in_a_path_is_no_file(folder):
+    content = {"path": ["a.png", "b\0/c.png"], "label": ["x", "y"]}
+    assert [finding.kind for finding in survey(folder, content, "m.parquet")[1]] == ["missing file"]
+
+
 def test_remedies_fit_the_case(folder):
     assert "/" in survey(folder, "path,label\na.png,x\ndeep\\er\\i.png,y\n")[1][0].remedy
     assert "did you mean b.png?" in survey(folder, "path,label\na.png,x\nB.PNG,y\n")[1][0].remedy
