@@ -88,8 +88,9 @@ def test_an_explicit_class_table_orders_the_labels_and_holds_train_to_it(root):
 
 def test_explicit_numbers_are_no_trap(tmp_path):
     write_image_folder(tmp_path, {"train": {"1": 1, "2": 1, "10": 1}})
-    data, findings = survey_images(write(tmp_path, 'classes = ["1", "2", "10"]\n[train]\nfolder = "train"'))
-    assert findings == []
+    for classes in ('"1", "10", "2"', '"1", "2", "10"'):
+        data, findings = survey_images(write(tmp_path, f'classes = [{classes}]\n[train]\nfolder = "train"'))
+        assert findings == []
     assert labels(data, "train") == {"train/1/0.png": 0, "train/2/0.png": 1, "train/10/0.png": 2}
 
 
