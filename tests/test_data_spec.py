@@ -88,8 +88,9 @@ def test_an_explicit_class_table_orders_the_labels_and_holds_train_to_it(root):
 
 def test_explicit_numbers_are_no_trap(tmp_path):
     write_image_folder(tmp_path, {"train": {"1": 1, "2": 1, "10": 1}})
-    data, findings = survey_images(write(tmp_path, 'classes = ["1", "2", "10"]\n[train]\nfolder = "train"'))
-    assert findings == []
+    for classes in ('"1", "10", "2"', '"1", "2", "10"'):
+        data, findings = survey_images(write(tmp_path, f'classes = [{classes}]\n[train]\nfolder = "train"'))
+        assert findings == []
     assert labels(data, "train") == {"train/1/0.png": 0, "train/2/0.png": 1, "train/10/0.png": 2}
 
 
@@ -131,6 +132,18 @@ def test_labels_of_lists_are_positions_in_an_explicit_table(listed):
     assert data.class_names == ["bee", "ant"]
     assert labels(data, "train")["train/ant/0.png"] == 0
     assert "adds 1" in faults(listed, 'classes = ["bee"]\n' + LISTS)[0].message
+
+
+def test_integers_of_a_manifest_are_positions_unless_the_classes_are_integers(root):
+    (root / "m.csv").write_text("path,label\nimages/train/ant/0.png,1\nimages/train/bee/0.png,0\n")
+    spec = '[train]\nmanifest = "m.csv"'
+    for classes, expected in {'"bee", "ant"': [1, 0], '"1", "0"': [0, 1]}.items():
+        assert open_images(write(root, f"classes = [{classes}]\n{spec}")).splits["train"].labels.tolist() == expected
+
+
+def test_labels_of_a_list_are_positions_even_if_the_classes_are_integers(listed):
+    data = open_images(write(listed, 'classes = ["1", "0"]\n' + LISTS))
+    assert labels(data, "train")["train/ant/0.png"] == 0
 
 
 def test_a_list_without_root_is_relative_to_its_own_folder(root):
@@ -282,6 +295,7 @@ LONGTAIL = "[longtail]\nhead_count = 2\n"
             "head_count, exponent, tail_count",
         ),
         ('source = "images"\n' + LONGTAIL + 'profile = "steps"\nimbalance_factor = 2', "exponential"),
+        ('source = "images"\n' + LONGTAIL + 'profile = "pareto"\ntail_count = 1\nexponent = 0', "exponent must be"),
         ('source = "images"\n' + LONGTAIL + "imbalance_factor = 0.5", "did you mean 2"),
         ('source = "images"\n' + LONGTAIL + "imbalance_factor = inf", "finite"),
         ('source = "images"\n' + LONGTAIL + "imbalance_factor = 2\nval_per_class = 1", "split val already"),

@@ -103,9 +103,7 @@ def _read_csv(path: Path, header: list[str], wanted: list[str]) -> tuple[pa.Tabl
         path,
         read_options=pacsv.ReadOptions(column_names=header, skip_rows=1, use_threads=False),
         parse_options=pacsv.ParseOptions(invalid_row_handler=skip, ignore_empty_lines=False),
-        convert_options=pacsv.ConvertOptions(
-            include_columns=wanted, column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False
-        ),
+        convert_options=pacsv.ConvertOptions(include_columns=wanted, column_types=dict.fromkeys(header, pa.string())),
     )
     return table, gaps
 

@@ -1,6 +1,7 @@
 """The data that a data spec describes."""
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def _class_names(folder: Path, classes: list[str] | str | None, findings: list[F
             message = f"the class names in {path} cannot be read ({error})"
             findings.append(fault("classes", message, "one name a line", path=path))
             return None
-    if classes is not None and (twice := sorted({name for name in classes if classes.count(name) > 1 or not name})):
+    if classes is not None and (twice := [name for name, count in Counter(classes).items() if count > 1 or not name]):
         findings.append(
             fault("classes", f"`classes` has names twice or empty: {listed(twice)}", "name each class once")
         )

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ def survey_folder(root: Path) -> Survey:
     entries = [entry for entry in _entries(root, findings) if not entry.name.startswith(".")]
     if findings:
         return None, findings
-    names = [entry.name for entry in entries if _kind(entry, findings) == "folder"]
+    # a broken link beside the splits is nobody's loss
+    names = [entry.name for entry in entries if _kind(entry, findings if entry.name in SPLITS else []) == "folder"]
     findings += _split_name_findings(root, names)
     if "train" not in names:
         findings.append(
@@ -49,7 +51,7 @@ def read_folder(root: Path, name: str, split: str, findings: list[Finding]) -> R
         split: `unlabeled` may be flat, the others have class folders.
         findings: grows.
     """
-    folder = root / name
+    folder, known = root / name, len(findings)
     start = "" if name in ("", ".") else f"{name}/"
     others: list[str] = []
     if split == "unlabeled":
@@ -69,6 +71,7 @@ def read_folder(root: Path, name: str, split: str, findings: list[Finding]) -> R
                 split=split,
             )
         )
+    findings[known:] = [replace(finding, split=split) for finding in findings[known:]]
     return Rows(str(folder), ids, FileImages(PathsUnder(root, ids)), classes)
 
 
@@ -104,10 +107,9 @@ def _labeled(
                     f"class folder {folder / class_name} has no images",
                     "add some or remove the class",
                     path=folder / class_name,
-                    split=split,
-                    class_name=class_name,
                 )
             )
+        findings[known:] = [replace(finding, class_name=class_name) for finding in findings[known:]]
     return Coded(names, np.repeat(np.arange(len(names)), counts)), ids
 
 
