@@ -20,8 +20,8 @@ logger = logging.getLogger("selmix")
 
 # cosines from which a pair is reported; docs/check.md says what they find, and how often they are wrong
 SIMILAR = 0.9  # of thumbnails
-SIMILAR_FEATURES = 0.85
-TOO_MANY = 0.1  # share of images beyond which features are taken to know classes, not images
+SIMILAR_FEATURES = 0.8
+TOO_MANY = 0.05  # share of images beyond which features are taken to know classes, not images
 PAIR_LIMIT = 5 * 10**9
 # who may not look like whom: a sample of the second kind judges what was learnt from the first
 SIDES = {"test": ("train", "val", "unlabeled"), "val": ("train", "unlabeled")}
