@@ -133,6 +133,18 @@ def test_labels_of_lists_are_positions_in_an_explicit_table(listed):
     assert "adds 1" in faults(listed, 'classes = ["bee"]\n' + LISTS)[0].message
 
 
+def test_integers_of_a_manifest_are_positions_unless_the_classes_are_integers(root):
+    (root / "m.csv").write_text("path,label\nimages/train/ant/0.png,1\nimages/train/bee/0.png,0\n")
+    spec = '[train]\nmanifest = "m.csv"'
+    for classes, expected in {'"bee", "ant"': [1, 0], '"1", "0"': [0, 1]}.items():
+        assert open_images(write(root, f"classes = [{classes}]\n{spec}")).splits["train"].labels.tolist() == expected
+
+
+def test_labels_of_a_list_are_positions_even_if_the_classes_are_integers(listed):
+    data = open_images(write(listed, 'classes = ["1", "0"]\n' + LISTS))
+    assert labels(data, "train")["train/ant/0.png"] == 0
+
+
 def test_a_list_without_root_is_relative_to_its_own_folder(root):
     write_images(root / "lists" / "ant", 1)
     write_images(root / "lists" / "my bees", 1)
@@ -223,6 +235,25 @@ def test_a_manifest_without_split_column_is_all_of_its_split(root):
     assert labels(data, "val") == {"images/test/ant/0.png": 0, "images/test/bee/0.png": 1}
 
 
+def test_unlabeled_rows_need_no_label_column(root):
+    (root / "pool.csv").write_text("path\nimages/pool/0.png\n")
+    spec = '[train]\nfolder = "images/train"\n[unlabeled]\nmanifest = "pool.csv"'
+    assert open_images(write(root, spec)).splits["unlabeled"].ids == ["images/pool/0.png"]
+
+
+def test_a_manifest_that_two_splits_name_makes_each_finding_once(root):
+    (root / "all.csv").write_text("path,label,split\nimages/train/ant/0.png,ant,train\nx.png,ant,vall\n")
+    spec = '[train]\nmanifest = "all.csv"\n[test]\nmanifest = "all.csv"'
+    assert [finding.kind for finding in faults(root, spec)] == ["split name", "no rows"]
+
+
+def test_a_folder_may_be_the_root_itself_and_must_be_there(root):
+    data = open_images(write(root, 'root = "images/train"\n[train]\nfolder = "."\n[val]\nfolder = "../val"'))
+    assert data.splits["train"].ids[0] == "ant/0.png"
+    assert data.splits["val"].ids[0] == "../val/ant/0.png"
+    assert {finding.kind for finding in faults(root, '[train]\nfolder = "nowhere"')} == {"no folder"}
+
+
 def test_the_same_images_in_two_splits_are_found_across_folders_and_lists(root):
     (root / "val.txt").write_text("images/train/ant/0.png 0\nimages/val/bee/0.png 1\n")
     spec = 'classes = ["ant", "bee"]\n[train]\nfolder = "images/train"\n[val]\nlist = "val.txt"'
@@ -263,6 +294,7 @@ LONGTAIL = "[longtail]\nhead_count = 2\n"
             "head_count, exponent, tail_count",
         ),
         ('source = "images"\n' + LONGTAIL + 'profile = "steps"\nimbalance_factor = 2', "exponential"),
+        ('source = "images"\n' + LONGTAIL + 'profile = "pareto"\ntail_count = 1\nexponent = 0', "exponent must be"),
         ('source = "images"\n' + LONGTAIL + "imbalance_factor = 0.5", "did you mean 2"),
         ('source = "images"\n' + LONGTAIL + "imbalance_factor = inf", "finite"),
         ('source = "images"\n' + LONGTAIL + "imbalance_factor = 2\nval_per_class = 1", "split val already"),

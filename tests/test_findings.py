@@ -54,6 +54,10 @@ def test_every_finding_says_where_and_what_to_do(root):
         assert str(root) in finding.message
         assert "\n" not in str(finding)
         assert os.path.lexists(finding.path)
+        if finding.kind != "split name":
+            assert finding.split in ("train", "val")
+    (link,) = [finding for finding in findings if finding.kind == "broken link"]
+    assert (link.split, link.class_name) == ("train", "cat")
     (empty,) = [finding for finding in findings if finding.kind == "empty class"]
     assert (empty.split, empty.class_name, empty.path) == ("train", "owl", str(root / "train" / "owl"))
 
@@ -136,6 +140,11 @@ def test_links_are_followed_and_a_loop_is_one_finding(root, tmp_path):
         ("broken link", "error"),
         ("link loop", "error"),
     ]
+
+
+def test_a_broken_link_beside_the_splits_is_left_alone(root):
+    (root / "latest").symlink_to("nowhere")
+    assert survey_images(str(root))[1] == []
 
 
 def test_a_folder_that_cannot_be_read_is_one_finding(root, monkeypatch):

@@ -151,5 +151,6 @@ def test_floating_point_pixels_are_refused(one_image):
 
 
 def test_hidden_folders_are_logged_once(one_image, caplog):
-    open_images(str(one_image.parents[2]))
+    with caplog.at_level("WARNING", logger="selmix"):
+        open_images(str(one_image.parents[2]))
     assert len(caplog.records) == 1

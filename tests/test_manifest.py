@@ -184,9 +184,27 @@ def test_an_image_of_train_among_the_unlabeled_is_said_only(folder):
     assert (finding.kind, finding.severity) == ("image in two splits", "warning")
 
 
+def test_a_finding_has_the_class_that_its_rows_share(folder):
+    rows = "path,label\na.png,x\nb.png,y\nno.png,y\nno2.png,y\n"
+    assert [finding.class_name for finding in survey(folder, rows)[1]] == ["y"]
+    assert [finding.class_name for finding in survey(folder, rows + "no3.png,x\n")[1]] == [""]
+
+
+def test_a_zero_byte_in_a_path_is_no_file(folder):
+    content = {"path": ["a.png", "b\0/c.png"], "label": ["x", "y"]}
+    assert [finding.kind for finding in survey(folder, content, "m.parquet")[1]] == ["missing file"]
+
+
 def test_remedies_fit_the_case(folder):
     assert "/" in survey(folder, "path,label\na.png,x\ndeep\\er\\i.png,y\n")[1][0].remedy
     assert "did you mean b.png?" in survey(folder, "path,label\na.png,x\nB.PNG,y\n")[1][0].remedy
+
+
+def test_a_class_whose_images_are_all_missing_stays_in_the_table(folder):
+    data, findings = survey(folder, PLAIN.replace("b.png", "no.png"))
+    assert [finding.kind for finding in findings] == ["missing file"]
+    assert data.class_names == ["cat", "dog"]
+    assert contents(data) == {"train": (["a.png"], [0]), "val": (["c.png", "d.png"], [0, 1])}
 
 
 def test_all_faults_are_found_at_once_and_the_sound_rows_remain(folder):
@@ -261,8 +279,8 @@ def test_the_digest_changes_with_an_id_a_class_a_label_or_a_split(folder, old, n
 
 def test_the_digest_changes_with_a_group(folder):
     rows = "path,label,group\na.png,x,g\nb.png,y,h\nc.png,y,g\n"
-    digests = {survey(folder, rows.replace("c.png,y,g", f"c.png,y,{group}"))[0].digest for group in "gh"}
-    assert len(digests) == 2
+    other, renamed = rows.replace("c.png,y,g", "c.png,y,h"), rows.replace(",h", ",i")
+    assert len({survey(folder, content)[0].digest for content in (rows, other, renamed)}) == 3
 
 
 def test_images_of_a_manifest_can_be_pickled(folder):

@@ -24,12 +24,14 @@ def assemble(
         class_names: the class table; None to make it from train.
 
     Returns:
-        The data without the rows at fault, None if train has no class.
+        The data without the rows at fault, None if train has no class or no image.
     """
     train = rows_of_split["train"]
     assert train.classes is not None
     table = class_names if class_names is not None else train.classes.names
     table_place = train.place if class_names is None else "`classes`"
+    if not table:
+        return None
     if class_names is None:
         findings += order_findings(table, train.place)
     for split, rows in rows_of_split.items():
@@ -38,7 +40,7 @@ def assemble(
             findings += twin_findings(names, split=split, place=rows.place)
             findings += name_findings(names, table, split=split, place=rows.place, table_place=table_place)
     findings += repeat_findings(rows_of_split)
-    if not table or not train.ids:
+    if not train.ids:
         return None
     group_names = _group_names(rows_of_split, findings)
     splits = {split: _split(rows, table, group_names) for split, rows in rows_of_split.items()}

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from selmix.data.findings import Finding, caution, fault, listed
 
+# nobody reads more suggestions, and each compares a name with all that are missing
+_SHOWN, _COMPARED = 5, 1000
+
 
 def order_findings(names: Sequence[str], place: str) -> Iterator[Finding]:
     """Warn of names that are numbers and stand in another order as strings."""
@@ -40,16 +43,16 @@ def name_findings(
     known, own = set(table), set(names)
     missing = [name for name in table if name not in own]
     extra = [name for name in names if name not in known]
-    missing_twins = {folded(name): name for name in missing}
-    for name in list(extra):
-        twin = missing_twins.get(folded(name))
-        if twin is not None and twin in missing:
-            missing.remove(twin)
-            extra.remove(name)
-            yield _twins(twin, name, f"the first in {table_place}, the second in {place}", split=split, place=place)
+    twin_of = {folded(name): name for name in missing}
+    twins = {name: twin_of[folded(name)] for name in extra if folded(name) in twin_of}
+    for name, twin in twins.items():
+        yield _twins(twin, name, f"the first in {table_place}, the second in {place}", split=split, place=place)
+    found = set(twins.values())
+    missing = [name for name in missing if name not in found]
+    extra = [name for name in extra if name not in twins]
     if not missing and not extra:
         return
-    near = {name: difflib.get_close_matches(name, missing, n=1) for name in extra[:100]}
+    near = {name: difflib.get_close_matches(name, missing[:_COMPARED], n=1) for name in extra[:_SHOWN]}
     meant = [f"{name} is near {match[0]}" for name, match in near.items() if match]
     faults = [f"lacks {listed(missing)}"] * bool(missing) + [f"adds {listed(extra)}"] * bool(extra)
     yield fault(

@@ -33,8 +33,13 @@ class Columns:
     of: dict[str, pa.Array]
 
 
-def read_columns(path: Path, findings: list[Finding]) -> Columns:
+def read_columns(path: Path, findings: list[Finding], *, required: tuple[str, ...]) -> Columns:
     """Read the known columns; odd lines and unknown columns are findings.
+
+    Args:
+        path: of the file.
+        findings: grows.
+        required: the columns that must be there.
 
     Raises:
         Unusable: if the file cannot be read or lacks a column.
@@ -44,12 +49,12 @@ def read_columns(path: Path, findings: list[Finding]) -> Columns:
     gaps: list[tuple[int, str]] = []
     try:
         if path.suffix.lower() == ".parquet":
-            file = pq.ParquetFile(path)
-            name_of = _known_columns(list(file.schema_arrow.names), path, findings)
-            table, first = file.read(columns=list(name_of.values())), 1
+            with pq.ParquetFile(path) as file:
+                name_of = _known_columns(list(file.schema_arrow.names), path, findings, required)
+                table, first = file.read(columns=list(name_of.values())), 1
         else:
             header = _csv_header(path)
-            name_of = _known_columns(header, path, findings)
+            name_of = _known_columns(header, path, findings, required)
             table, gaps = _read_csv(path, header, list(name_of.values()))
             first = 2
     except (pa.ArrowException, UnicodeDecodeError, csv.Error, OSError) as error:
@@ -105,7 +110,7 @@ def _read_csv(path: Path, header: list[str], wanted: list[str]) -> tuple[pa.Tabl
     return table, gaps
 
 
-def _known_columns(header: list[str], path: Path, findings: list[Finding]) -> dict[str, str]:
+def _known_columns(header: list[str], path: Path, findings: list[Finding], required: tuple[str, ...]) -> dict[str, str]:
     """Return the column of the file for each known name; blanks and case do not count."""
     plain = [name.strip().lower() for name in header]
     twice = [name for name in _COLUMNS if plain.count(name) > 1]
@@ -113,7 +118,7 @@ def _known_columns(header: list[str], path: Path, findings: list[Finding]) -> di
         raise Unusable(f"has the column {listed(twice)} twice", "keep one")
     others = [name for name in header if name.strip().lower() not in _COLUMNS]
     meant = {name: near for name in others if (near := _near(name, plain)) is not None}
-    missing = [name for name in ("path", "label") if name not in plain]
+    missing = [name for name in required if name not in plain]
     if missing or meant:
         hints = [f"did you mean {near} by {name}?" for name, near in meant.items()]
         hints += ["cells are separated by commas"] * (len(header) == 1)

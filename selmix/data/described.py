@@ -1,6 +1,7 @@
 """The data that a data spec describes."""
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ def _survey_splits(folder: Path, spec: DataSpec) -> Survey:
             rows[split] = found
     if "train" not in rows:
         return None, findings
+    findings = list(dict.fromkeys(findings))  # a manifest that several splits name is read several times
     return assemble(rows, findings, class_names=class_names), findings
 
 
@@ -81,7 +83,7 @@ def _rows(
 ) -> Rows | None:  # fmt: skip
     """Read one split; without `root`, paths in a list or manifest are relative to that file's folder."""
     if place.folder is not None:
-        return read_folder(base, place.folder.rstrip("/"), split, findings)
+        return read_folder(base, os.path.normpath(place.folder), split, findings)
     file = folder / (place.list or place.manifest or "")
     prefix = os.path.relpath(file.parent, base) if files_are_roots else ""
     options: dict[str, Any] = {
@@ -103,7 +105,7 @@ def _class_names(folder: Path, classes: list[str] | str | None, findings: list[F
             message = f"the class names in {path} cannot be read ({error})"
             findings.append(fault("classes", message, "one name a line", path=path))
             return None
-    if classes is not None and (twice := sorted({name for name in classes if classes.count(name) > 1 or not name})):
+    if classes is not None and (twice := [name for name, count in Counter(classes).items() if count > 1 or not name]):
         findings.append(
             fault("classes", f"`classes` has names twice or empty: {listed(twice)}", "name each class once")
         )

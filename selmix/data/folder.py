@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ def survey_folder(root: Path) -> Survey:
     entries = [entry for entry in _entries(root, findings) if not entry.name.startswith(".")]
     if findings:
         return None, findings
-    names = [entry.name for entry in entries if _kind(entry, findings) == "folder"]
+    # a broken link beside the splits is nobody's loss
+    names = [entry.name for entry in entries if _kind(entry, findings if entry.name in SPLITS else []) == "folder"]
     findings += _split_name_findings(root, names)
     if "train" not in names:
         findings.append(
@@ -49,15 +51,16 @@ def read_folder(root: Path, name: str, split: str, findings: list[Finding]) -> R
         split: `unlabeled` may be flat, the others have class folders.
         findings: grows.
     """
-    folder = root / name
+    folder, known = root / name, len(findings)
+    start = "" if name in ("", ".") else f"{name}/"
     others: list[str] = []
     if split == "unlabeled":
-        ids = list(_images(folder, name, _places(root), findings, others))
+        ids = list(_images(folder, start, (), findings, others))
         classes = None
         if not ids:
             findings.append(fault("no images", f"{folder} has no images", "add some or remove it", path=folder))
     else:
-        classes, ids = _labeled(root, name, split, findings, others)
+        classes, ids = _labeled(folder, start, split, findings, others)
     if others:
         findings.append(
             caution(
@@ -68,11 +71,13 @@ def read_folder(root: Path, name: str, split: str, findings: list[Finding]) -> R
                 split=split,
             )
         )
+    findings[known:] = [replace(finding, split=split) for finding in findings[known:]]
     return Rows(str(folder), ids, FileImages(PathsUnder(root, ids)), classes)
 
 
-def _labeled(root: Path, name: str, split: str, findings: list[Finding], others: list[str]) -> tuple[Coded, list[str]]:
-    folder = root / name
+def _labeled(
+    folder: Path, start: str, split: str, findings: list[Finding], others: list[str]
+) -> tuple[Coded, list[str]]:
     kinds = {entry.name: _kind(entry, findings) for entry in _entries(folder, findings)}
     names = [name for name, kind in kinds.items() if kind == "folder"]
     hidden = [name for name in names if name.startswith(".")]
@@ -85,15 +90,15 @@ def _labeled(root: Path, name: str, split: str, findings: list[Finding], others:
     if hidden:
         message, remedy = f"ignored hidden folders in {folder}: {listed(hidden)}", "rename those that are classes"
         findings.append(caution("hidden folder", message, remedy, path=folder / hidden[0], split=split))
-    if not names and split == "train":
+    if not names and split == "train" and folder.is_dir():
         message, remedy = f"{folder} has no class folders", f"expected {folder}/CLASS/image.jpg"
         findings.append(fault("no classes", message, remedy, path=folder, split=split))
     ids: list[str] = []
     counts = []
-    above = _places(root, folder)
+    above = _places(folder) if names else ()
     for class_name in names:
         before, known = len(ids), len(findings)
-        ids += _images(folder / class_name, f"{name}/{class_name}", above, findings, others)
+        ids += _images(folder / class_name, f"{start}{class_name}/", above, findings, others)
         counts.append(len(ids) - before)
         if not counts[-1] and len(findings) == known:
             findings.append(
@@ -102,14 +107,13 @@ def _labeled(root: Path, name: str, split: str, findings: list[Finding], others:
                     f"class folder {folder / class_name} has no images",
                     "add some or remove the class",
                     path=folder / class_name,
-                    split=split,
-                    class_name=class_name,
                 )
             )
+        findings[known:] = [replace(finding, class_name=class_name) for finding in findings[known:]]
     return Coded(names, np.repeat(np.arange(len(names)), counts)), ids
 
 
-def _images(folder: Path, name: str, above: _Places, findings: list[Finding], others: list[str]) -> Iterator[str]:
+def _images(folder: Path, start: str, above: _Places, findings: list[Finding], others: list[str]) -> Iterator[str]:
     """Yield the images at any depth, links followed, in the order of their paths; collect what is none."""
     try:
         status = folder.stat()
@@ -124,11 +128,11 @@ def _images(folder: Path, name: str, above: _Places, findings: list[Finding], ot
     for entry in _entries(folder, findings):
         kind = "hidden" if entry.name.startswith(".") else _kind(entry, findings)
         if kind == "folder":
-            yield from _images(folder / entry.name, f"{name}/{entry.name}", (*above, place), findings, others)
+            yield from _images(folder / entry.name, f"{start}{entry.name}/", (*above, place), findings, others)
         elif kind == "file" and entry.name.lower().endswith(_ENDINGS):
-            yield f"{name}/{entry.name}"
+            yield f"{start}{entry.name}"
         elif kind == "file":
-            others.append(f"{name}/{entry.name}")
+            others.append(f"{start}{entry.name}")
 
 
 def _places(*folders: Path) -> _Places:

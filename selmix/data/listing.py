@@ -87,7 +87,7 @@ def _files(folder: Path) -> set[str]:
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries if not entry.is_dir()}
-    except OSError:
+    except (OSError, ValueError):  # a name with a zero byte is no name
         return set()
 
 
@@ -115,13 +115,15 @@ def coded(words: "pa.Array | Sequence[str]") -> Coded:
     return Coded(names, positions[encoded.indices.to_numpy(zero_copy_only=False)])
 
 
+def common_name(column: Coded | None, positions: list[int]) -> str:
+    """Return the word that all these rows have, empty if they differ."""
+    codes = set() if column is None else set(column.codes[positions].tolist())
+    return column.names[codes.pop()] if column is not None and len(codes) == 1 else ""
+
+
 def in_class_table(classes: Coded, class_names: list[str] | None) -> Coded:
-    """Name integer labels by their position in an explicit class table; others are names already."""
-    if (
-        class_names is None
-        or not all(is_integer(name) for name in classes.names)
-        or set(classes.names) & set(class_names)
-    ):
+    """Name integer labels by their position in an explicit class table, if there is one; other labels are names."""
+    if class_names is None or not all(map(is_integer, classes.names)):
         return classes
     names = [class_names[int(name)] if int(name) < len(class_names) else name for name in classes.names]
     return Coded(names, classes.codes)

@@ -6,7 +6,7 @@ import numpy as np
 
 from selmix.data.findings import Finding, fault, listed
 from selmix.data.images import FileImages
-from selmix.data.listing import Listing, coded, image_ids, in_class_table, missing_files, missing_remedy
+from selmix.data.listing import Listing, coded, common_name, image_ids, in_class_table, missing_files, missing_remedy
 from selmix.data.rows import Coded, PathsUnder, Rows, is_integer
 
 
@@ -54,26 +54,25 @@ def read_list(
     else:
         bad = [position for position, parts in enumerate(words) if len(parts) < 2 or not is_integer(parts[1])]
     listing.refuse(bad, "label", "no integer label from 0 after the path", "a line is: path label", split=split)
-    chosen = _without(np.arange(len(words)), bad)
+    chosen = np.delete(np.arange(len(words)), bad)
     ids = image_ids([words[position][0] for position in chosen], prefix, rewrite)
-    gone = missing_files(root, ids)
-    if gone:
-        what = f"no such file, the first is {root / ids[gone[0]]}"
-        remedy = missing_remedy(root, ids[gone[0]])
-        listing.refuse(chosen[gone], "missing file", what, remedy, split=split)
-    chosen, left = _without(chosen, gone), _without(np.arange(len(ids)), gone)
-    if not len(chosen):
-        findings.append(fault("no rows", f"{path} has no usable line", "a line is: path label", path=path, split=split))
-        return None
-    ids = [ids[position] for position in left]
     classes = None
     if split != "unlabeled":
         classes = coded([words[position][1] for position in chosen])
         if split == "train":
             findings += _holes(classes, class_names, path)
         classes = in_class_table(classes, class_names)
+    gone = missing_files(root, ids)
+    if gone:
+        what = f"no such file, the first is {root / ids[gone[0]]}"
+        remedy = missing_remedy(root, ids[gone[0]])
+        listing.refuse(chosen[gone], "missing file", what, remedy, split=split, class_name=common_name(classes, gone))
+    if len(gone) == len(ids):
+        findings.append(fault("no rows", f"{path} has no usable line", "a line is: path label", path=path, split=split))
+        return None
     place = f"{split} ({path})"
-    return Rows(place, ids, FileImages(PathsUnder(root, ids)), classes, None, listing.numbers[chosen], "line")
+    rows = Rows(place, ids, FileImages(PathsUnder(root, ids)), classes, None, listing.numbers[chosen], "line")
+    return rows.without(gone)
 
 
 def _holes(classes: Coded, class_names: list[str] | None, path: Path) -> list[Finding]:
@@ -90,7 +89,3 @@ def _holes(classes: Coded, class_names: list[str] | None, path: Path) -> list[Fi
     count = largest + 1 - len(present)
     message = f"{path} has labels up to {largest}, but {count} of them never{hint}: {listed(absent)}"
     return [fault("label hole", message, "number the classes from 0 without a gap", path=path, split="train")]
-
-
-def _without(positions: np.ndarray, unwanted: list[int]) -> np.ndarray:
-    return np.delete(positions, unwanted)

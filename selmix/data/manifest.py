@@ -11,7 +11,7 @@ from selmix.data.assembly import assemble
 from selmix.data.columns import Columns, Unusable, read_columns
 from selmix.data.findings import Finding, Survey, fault, listed
 from selmix.data.images import FileImages
-from selmix.data.listing import coded, image_ids, in_class_table, missing_files, missing_remedy
+from selmix.data.listing import coded, common_name, image_ids, in_class_table, missing_files, missing_remedy
 from selmix.data.rows import MISNAMED, SPLITS, PathsUnder, Rows, is_integer
 from selmix.errors import suggestion
 
@@ -53,7 +53,8 @@ def read_manifest(
         The rows of each split; None if there is nothing to work on.
     """
     try:
-        columns = read_columns(path, findings)
+        required = ("path",) if only == "unlabeled" else ("path", "label")
+        columns = read_columns(path, findings, required=required)
     except Unusable as error:
         findings.append(fault("manifest", f"{path} {error.args[0]}", error.args[1], path=path))
         return None
@@ -67,7 +68,8 @@ def read_manifest(
     empty = pc.equal(pc.utf8_trim_whitespace(paths), "").to_numpy(zero_copy_only=False) & good
     listing.refuse(np.flatnonzero(empty), "empty path", "no path", "fill or remove them")
     good &= ~empty
-    good &= ~_label_faults(columns, split_of, good)
+    if "label" in columns.of:
+        good &= ~_label_faults(columns, split_of, good)
     if "group" in columns.of:
         bare = _equals(columns.of["group"], "") & good & (split_of != SPLITS.index("unlabeled"))
         listing.refuse(
@@ -91,25 +93,25 @@ def _rows(
     columns: Columns, chosen: np.ndarray, split: str, root: Path, prefix: str,
     class_names: list[str] | None, rewrite: tuple[str, str] | None,
 ) -> Rows:  # fmt: skip
-    """Return the rows of one split whose files are there."""
+    """Return the rows of one split whose files are there; a class without them stays in the table."""
     taken = pa.array(chosen)
+    classes = groups = None
+    if split != "unlabeled":
+        classes = coded(columns.of["label"].take(taken))
+        if class_names is not None and not all(map(is_integer, class_names)):
+            classes = in_class_table(classes, class_names)
+        groups = coded(columns.of["group"].take(taken)) if "group" in columns.of else None
     ids = image_ids(columns.of["path"].take(taken).to_pylist(), prefix, rewrite)
     gone = missing_files(root, ids)
     if gone:
         columns.listing.refuse(
             chosen[gone], "missing file", f"no such file, the first is {root / ids[gone[0]]}",
-            missing_remedy(root, ids[gone[0]]), split=split,
+            missing_remedy(root, ids[gone[0]]), split=split, class_name=common_name(classes, gone),
         )  # fmt: skip
-        left = np.setdiff1d(np.arange(len(ids)), gone)
-        ids, chosen = [ids[position] for position in left], chosen[left]
-        taken = pa.array(chosen)
-    classes = groups = None
-    if split != "unlabeled":
-        classes = in_class_table(coded(columns.of["label"].take(taken)), class_names)
-        groups = coded(columns.of["group"].take(taken)) if "group" in columns.of else None
     place = f"{split} of {columns.listing.path}"
     images = FileImages(PathsUnder(root, ids))
-    return Rows(place, ids, images, classes, groups, columns.listing.numbers[chosen], columns.listing.unit)
+    rows = Rows(place, ids, images, classes, groups, columns.listing.numbers[chosen], columns.listing.unit)
+    return rows.without(gone)
 
 
 def _splits(columns: Columns, default: str) -> np.ndarray:

@@ -28,10 +28,15 @@ def _finding(one: str, two: str, first: Rows, second: Rows, found: list[tuple[in
         differ = sum(first.class_of(a) != first.class_of(b) for a, b in found)
         labels = f", {differ} with different labels" if differ else ""
         message = f"{len(found)} row(s) of {first.place} repeat an image{labels}; {example}"
-        return fault("repeated image", message, "remove the repeated rows", path=first.ids[mine], split=one)
+        return fault("repeated image", message, "remove the repeated rows", path=first.images.paths[mine], split=one)
     message = f"{len(found)} image(s) of {first.place} are in {second.place}, too; {example}"
     remedy = "keep each image in one split"
     make = caution if two == "unlabeled" else fault
     return make(
-        "image in two splits", message, remedy, path=first.ids[mine], split=two, class_name=first.class_of(mine)
+        "image in two splits",
+        message,
+        remedy,
+        path=first.images.paths[mine],
+        split=two,
+        class_name=first.class_of(mine),
     )

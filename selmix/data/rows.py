@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 
-from selmix.data.images import ImageSource
+from selmix.data.images import FileImages
 
 SPLITS = ("train", "val", "test", "unlabeled")
 MISNAMED = {
@@ -68,11 +68,25 @@ class Rows:
 
     place: str
     ids: list[str]
-    images: ImageSource
+    images: FileImages
     classes: Coded | None
     groups: Coded | None = None
     numbers: np.ndarray | None = None
     unit: str = ""
+
+    def without(self, positions: list[int]) -> "Rows":
+        """Return all rows but some."""
+        if not positions:
+            return self
+        left = np.delete(np.arange(len(self.ids)), positions)
+        ids = [self.ids[position] for position in left]
+        classes, groups = (
+            None if column is None else Coded(column.names, column.codes[left])
+            for column in (self.classes, self.groups)
+        )
+        numbers = None if self.numbers is None else self.numbers[left]
+        images = FileImages([self.images.paths[position] for position in left.tolist()])
+        return replace(self, ids=ids, images=images, classes=classes, groups=groups, numbers=numbers)
 
     def called(self, position: int) -> str:
         """Return where a row stands in the file that lists it."""

@@ -62,7 +62,8 @@ class _LongTail(BaseModel):
         """Return images per class of each new split."""
         if self.profile == "pareto":
             assert self.tail_count is not None
-            train = pareto_counts(self.head_count, self.tail_count, num_classes, exponent=self.exponent or 6.0)
+            exponent = 6.0 if self.exponent is None else self.exponent
+            train = pareto_counts(self.head_count, self.tail_count, num_classes, exponent=exponent)
         else:
             assert self.imbalance_factor is not None
             profile = step_counts if self.profile == "step" else exponential_counts
