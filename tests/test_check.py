@@ -331,6 +331,8 @@ def test_few_images_and_imbalance_are_said_with_what_they_mean(root):
         shutil.rmtree(root / split)
     notes = check_data(str(root), workers=0).document["notes"]
     assert [note.split(":")[0] for note in notes] == ["there is no val", "there is no test"]
+    (root / "Valid").mkdir()  # whose finding says more
+    assert [note[:16] for note in check_data(str(root), workers=0).document["notes"]] == ["there is no test"]
 
 
 def test_classes_that_do_not_match_are_shown_by_name(root):
