@@ -8,6 +8,7 @@ import re
 import shutil
 import struct
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -260,6 +261,8 @@ def test_features_of_a_backbone_compare_readable_images(root, monkeypatch):
         for position, name in enumerate(split.ids):
             if name in ("train/ant/5.png", "test/bee/3.png"):
                 features[position] = torch.arange(40).float().sin()
+            if name == "train/bee/7.png":
+                features[position] = float("nan")
         return features
 
     monkeypatch.setattr("selmix.check.report.load_backbone", lambda spec: spec)
@@ -269,6 +272,17 @@ def test_features_of_a_backbone_compare_readable_images(root, monkeypatch):
     assert [finding.kind for finding in found] == ["empty file", "near duplicate"]
     assert found[1].path.endswith("test/bee/3.png")
     assert found[1].other_path.endswith("train/ant/5.png")
+
+
+@pytest.mark.parametrize("blank", [True, False])
+def test_images_that_are_all_the_same_are_copies_and_nothing_breaks(root, blank):
+    image = Image.new("RGB", (SIZE, SIZE), "red") if blank else picture(3000)
+    for path in (root / "train").rglob("*.png"):
+        image.save(path)
+    found = check_data(str(root), workers=0).findings
+    # 24 images of one picture in two classes: 11 further ants, 12 bees that are ants
+    expected = {"duplicate": 11, "label conflict": 12} | ({"blank image": 24} if blank else {})
+    assert Counter(finding.kind for finding in found) == expected
 
 
 def test_features_that_make_everything_look_alike_are_left_aside(root, monkeypatch, caplog):
@@ -317,6 +331,8 @@ def test_few_images_and_imbalance_are_said_with_what_they_mean(root):
         shutil.rmtree(root / split)
     notes = check_data(str(root), workers=0).document["notes"]
     assert [note.split(":")[0] for note in notes] == ["there is no val", "there is no test"]
+    (root / "Valid").mkdir()  # whose finding says more
+    assert [note[:16] for note in check_data(str(root), workers=0).document["notes"]] == ["there is no test"]
 
 
 def test_classes_that_do_not_match_are_shown_by_name(root):

@@ -1,6 +1,6 @@
 """How many images every class has in every split, and what follows for the metrics."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -75,8 +75,8 @@ def support_findings(counts: Counts) -> Iterator[Finding]:
             yield caution("few images", message, f"bring more images to {split}", split=split)
 
 
-def notes(counts: Counts) -> list[str]:
-    """Return what the splits mean for what can be said of a result."""
+def notes(counts: Counts, misnamed: Collection[str] = ()) -> list[str]:
+    """Return what the splits mean for what can be said of a result; `misnamed` ones are there under another name."""
     said = []
     for split in ("val", "test"):
         factor = imbalance_factor(counts.get(split, {}))
@@ -85,8 +85,8 @@ def notes(counts: Counts) -> list[str]:
                 f"{split} is imbalanced ({factor:.3g}): accuracy and micro_f1 count a class by its share of {split}; "
                 "mean_recall, min_recall, geometric_mean and harmonic_mean do not, macro_f1 in part"
             )
-    if "train" in counts and "val" not in counts:
+    if "train" in counts and "val" not in {*counts, *misnamed}:
         said.append("there is no val: a fifth of train will be set aside, class by class")
-    if "train" in counts and "test" not in counts:
+    if "train" in counts and "test" not in {*counts, *misnamed}:
         said.append("there is no test: figures of val steered the tuning and are optimistic")
     return said

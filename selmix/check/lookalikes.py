@@ -20,8 +20,8 @@ logger = logging.getLogger("selmix")
 
 # cosines from which a pair is reported; docs/check.md says what they find, and how often they are wrong
 SIMILAR = 0.9  # of thumbnails
-SIMILAR_FEATURES = 0.85
-TOO_MANY = 0.1  # share of images beyond which features are taken to know classes, not images
+SIMILAR_FEATURES = 0.8
+TOO_MANY = 0.05  # share of images beyond which features are taken to know classes, not images
 PAIR_LIMIT = 5 * 10**9
 # who may not look like whom: a sample of the second kind judges what was learnt from the first
 SIDES = {"test": ("train", "val", "unlabeled"), "val": ("train", "unlabeled")}
@@ -54,15 +54,15 @@ class Whitening:
         own = rows.double()  # a covariance in float32 loses the small directions
         count = len(own)
         share = count / (count + _PRIOR_WEIGHT)
-        centred = own - own.mean(0)
-        covariance = centred.T @ centred / count
-        # few rows: rely on the length of a row, 1, rather than on their own spread
-        scale = covariance.trace() if count > 1 else torch.ones((), dtype=torch.float64)
+        mean = own.sum(0) / max(1, count)
+        covariance = (own - mean).T @ (own - mean) / max(1, count)
+        # no row, one, or equal ones have no spread: rely on the length of a row, 1
+        scale = covariance.trace() if covariance.trace() > 1e-9 else 1.0
         assumed = prior.double() * scale / prior.double().sum()
         values, vectors = torch.linalg.eigh(share * covariance + (1 - share) * assumed.diag())
         kept = values.argsort(descending=True)[:width]
         kept = kept[values[kept] > 1e-9 * values.max()]
-        return cls((share * own.mean(0)).float(), (vectors[:, kept] / values[kept].sqrt()).float())
+        return cls((share * mean).float(), (vectors[:, kept] / values[kept].sqrt()).float())
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """Map unit rows [n, d] to unit rows [n, q]; a row of zeros, which says nothing, stays one."""
@@ -85,9 +85,9 @@ class _Views:
 
     def __call__(self, split: str, positions: np.ndarray, *, mirrored: bool = False) -> torch.Tensor:
         facts = self._readings[split].facts[positions]
-        told = facts["readable"] & (facts["spread"] >= BLANK)
         rows = _thumbnail_rows(facts, mirrored) if self._features is None else self._features[split][positions].float()
-        rows = torch.nn.functional.normalize(rows) * torch.from_numpy(told)[:, None]
+        told = torch.from_numpy(facts["readable"] & (facts["spread"] >= BLANK)) & rows.isfinite().all(1)
+        rows = torch.nn.functional.normalize(rows).where(told[:, None], torch.zeros(()))
         return rows if self._whitening is None else self._whitening(rows)
 
     def all_of(self, split: str) -> torch.Tensor:

@@ -112,7 +112,7 @@ def check_data(
         "groups": {} if data is None else _group_counts(data),
         "images": {split: _image_facts(reading) for split, reading in readings.items()},
         "backbone": backbone,
-        "notes": notes(counts),
+        "notes": notes(counts, [finding.split for finding in findings if finding.kind == "split name"]),
         "counts": {name: sum(finding.severity == name for finding in findings) for name in ("error", "warning")},
         "fixes": fixes(findings),
         "findings": [asdict(finding) for finding in findings],
