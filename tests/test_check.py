@@ -285,6 +285,19 @@ def test_images_that_are_all_the_same_are_copies_and_nothing_breaks(root, blank)
     assert Counter(finding.kind for finding in found) == expected
 
 
+def test_the_faint_rest_of_blank_images_is_not_compared(root):
+    faint = np.asarray(picture(3100)).astype(int) // 64  # 0 to 3 grey levels
+    for split, level in (("train", 60), ("test", 160)):
+        Image.fromarray((faint + level).astype(np.uint8)).save(root / split / "ant" / "faint.png")
+    assert kinds(root) == [("warning", "blank image", "train"), ("warning", "blank image", "test")]
+
+
+def test_errors_come_first(root):
+    picture(3200, size=(4, 4)).save(root / "train" / "ant" / "small.png")
+    (root / "test" / "bee" / "0.png").write_bytes(b"")
+    assert kinds(root) == [("error", "empty file", "test"), ("warning", "small image", "train")]
+
+
 def test_features_that_make_everything_look_alike_are_left_aside(root, monkeypatch, caplog):
     import torch
 
