@@ -146,7 +146,6 @@ ROW_FAULTS = {
     "empty path": (PLAIN + ",cat,val\n", "empty path", ["row 6"]),
     "empty label": (PLAIN + "e.png,,val\n", "no label", ["row 6"]),
     "after a blank line": (PLAIN + "\n\ne.png,,val\n", "no label", ["row 8"]),
-    "after a row that is none": (PLAIN + "e.png\ne.png,,val\n", "no label", ["row 7"]),
     "a row that is none": (PLAIN + "e.png\n", "cells", ["row 6"]),
     "too many cells": (PLAIN + "e,f.png,cat,val\n", "cells", ["row 6"]),
     "unknown split": (PLAIN + "e.png,cat,valid\n", "split name", ["row 6", "'valid'", "val"]),
@@ -191,6 +190,13 @@ def test_a_row_at_fault_names_no_class_and_no_group(folder, content, classes, gr
     data, findings = survey(folder, content)
     assert len(findings) == 1
     assert (data.class_names, data.group_names) == (classes, groups)
+
+
+def test_rows_after_one_that_is_none_keep_their_numbers(folder):
+    assert messages(folder, PLAIN + "e.png\ne.png,,val\n") == [
+        ("cells", f"{folder}/m.csv, row 6: not as many cells as the header has"),
+        ("no label", f"{folder}/m.csv, row 7: no label"),
+    ]
 
 
 def test_an_image_of_train_among_the_unlabeled_is_said_only(folder):
