@@ -248,6 +248,11 @@ def test_a_manifest_that_two_splits_name_makes_each_finding_once(root):
     assert [finding.kind for finding in faults(root, spec)] == ["split name", "no rows"]
 
 
+def test_rows_of_a_split_that_is_not_asked_for_are_left_alone(root):
+    (root / "all.csv").write_text("path,label,split\nimages/train/ant/0.png,ant,train\nno.png,ant,test\n,,val\n")
+    assert survey_images(write(root, '[train]\nmanifest = "all.csv"'))[1] == []
+
+
 def test_a_folder_may_be_the_root_itself_and_must_be_there(root):
     data = open_images(write(root, 'root = "images/train"\n[train]\nfolder = "."\n[val]\nfolder = "../val"'))
     assert data.splits["train"].ids[0] == "ant/0.png"
