@@ -236,6 +236,13 @@ def test_a_manifest_without_split_column_is_all_of_its_split(root):
     assert labels(data, "val") == {"images/test/ant/0.png": 0, "images/test/bee/0.png": 1}
 
 
+def test_absolute_paths_stay_absolute_beside_a_spec(root):
+    (root / "tables").mkdir()
+    (root / "tables" / "m.csv").write_text(f"path,label\n{root}/images/train/ant/0.png,ant\n")
+    data = open_images(write(root, '[train]\nmanifest = "tables/m.csv"'))
+    assert data.splits["train"].ids == [f"{root}/images/train/ant/0.png"]
+
+
 def test_unlabeled_rows_need_no_label_column(root):
     (root / "pool.csv").write_text("path\nimages/pool/0.png\n")
     spec = '[train]\nfolder = "images/train"\n[unlabeled]\nmanifest = "pool.csv"'

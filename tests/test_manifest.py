@@ -227,6 +227,19 @@ def test_a_class_whose_images_are_all_missing_stays_in_the_table(folder):
     assert contents(data) == {"train": (["a.png"], [0]), "val": (["c.png", "d.png"], [0, 1])}
 
 
+def test_rows_after_a_missing_file_keep_their_class_group_and_number(folder):
+    rows = "path,label,group\nno.png,y,h\na.png,x,g\nb.png,y,h\nb.png,y,h\n"
+    data, findings = survey(folder, rows)
+    assert [finding.kind for finding in findings] == ["missing file", "repeated image"]
+    assert "row 4 and row 5" in findings[1].message
+    assert data.splits["train"].labels.tolist() == data.splits["train"].groups.tolist() == [0, 1, 1]
+
+
+def test_a_folder_is_no_file(folder):
+    (finding,) = survey(folder, "path,label\na.png,x\ndeep/er,y\n")[1]
+    assert finding.kind == "missing file"
+
+
 def test_all_faults_are_found_at_once_and_the_sound_rows_remain(folder):
     data, findings = survey(folder, PLAIN + ",cat,val\nno.png,cat,val\ne.png,,val\nf.png,dog,nowhere\n")
     assert {finding.kind for finding in findings} == {"empty path", "missing file", "no label", "split name"}
