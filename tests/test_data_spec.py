@@ -236,6 +236,13 @@ def test_a_manifest_without_split_column_is_all_of_its_split(root):
     assert labels(data, "val") == {"images/test/ant/0.png": 0, "images/test/bee/0.png": 1}
 
 
+def test_absolute_paths_stay_absolute_beside_a_spec(root):
+    (root / "tables").mkdir()
+    (root / "tables" / "m.csv").write_text(f"path,label\n{root}/images/train/ant/0.png,ant\n")
+    data = open_images(write(root, '[train]\nmanifest = "tables/m.csv"'))
+    assert data.splits["train"].ids == [f"{root}/images/train/ant/0.png"]
+
+
 def test_unlabeled_rows_need_no_label_column(root):
     (root / "pool.csv").write_text("path\nimages/pool/0.png\n")
     spec = '[train]\nfolder = "images/train"\n[unlabeled]\nmanifest = "pool.csv"'
@@ -246,6 +253,11 @@ def test_a_manifest_that_two_splits_name_makes_each_finding_once(root):
     (root / "all.csv").write_text("path,label,split\nimages/train/ant/0.png,ant,train\nx.png,ant,vall\n")
     spec = '[train]\nmanifest = "all.csv"\n[test]\nmanifest = "all.csv"'
     assert [finding.kind for finding in faults(root, spec)] == ["split name", "no rows"]
+
+
+def test_rows_of_a_split_that_is_not_asked_for_are_left_alone(root):
+    (root / "all.csv").write_text("path,label,split\nimages/train/ant/0.png,ant,train\nno.png,ant,test\n,,val\n")
+    assert survey_images(write(root, '[train]\nmanifest = "all.csv"'))[1] == []
 
 
 def test_a_folder_may_be_the_root_itself_and_must_be_there(root):

@@ -199,6 +199,13 @@ def test_ids_that_two_splits_share_belong_to_the_split_of_the_same_name(tmp_path
     assert shown == {"train": 0, "val": 0, "test": 99}
 
 
+def test_a_labeled_split_takes_no_ids_of_the_unlabeled(tmp_path):
+    data = carve_train(balanced(10, 2), {"train": [2, 2], "unlabeled": [3, 3]}, seed=0)
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps({"splits": {"train": data.splits["unlabeled"].ids}}))
+    assert [finding.kind for finding in select_splits(data, path)[1]] == ["unknown id"]
+
+
 IDS = {"train": ["train/a/0.png", "train/b/0.png"]}
 
 

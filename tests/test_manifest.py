@@ -146,7 +146,6 @@ ROW_FAULTS = {
     "empty path": (PLAIN + ",cat,val\n", "empty path", ["row 6"]),
     "empty label": (PLAIN + "e.png,,val\n", "no label", ["row 6"]),
     "after a blank line": (PLAIN + "\n\ne.png,,val\n", "no label", ["row 8"]),
-    "after a row that is none": (PLAIN + "e.png\ne.png,,val\n", "no label", ["row 7"]),
     "a row that is none": (PLAIN + "e.png\n", "cells", ["row 6"]),
     "too many cells": (PLAIN + "e,f.png,cat,val\n", "cells", ["row 6"]),
     "unknown split": (PLAIN + "e.png,cat,valid\n", "split name", ["row 6", "'valid'", "val"]),
@@ -193,6 +192,13 @@ def test_a_row_at_fault_names_no_class_and_no_group(folder, content, classes, gr
     assert (data.class_names, data.group_names) == (classes, groups)
 
 
+def test_rows_after_one_that_is_none_keep_their_numbers(folder):
+    assert messages(folder, PLAIN + "e.png\ne.png,,val\n") == [
+        ("cells", f"{folder}/m.csv, row 6: not as many cells as the header has"),
+        ("no label", f"{folder}/m.csv, row 7: no label"),
+    ]
+
+
 def test_an_image_of_train_among_the_unlabeled_is_said_only(folder):
     (finding,) = survey(folder, PLAIN + "a.png,,unlabeled\n")[1]
     assert (finding.kind, finding.severity) == ("image in two splits", "warning")
@@ -219,6 +225,19 @@ def test_a_class_whose_images_are_all_missing_stays_in_the_table(folder):
     assert [finding.kind for finding in findings] == ["missing file"]
     assert data.class_names == ["cat", "dog"]
     assert contents(data) == {"train": (["a.png"], [0]), "val": (["c.png", "d.png"], [0, 1])}
+
+
+def test_rows_after_a_missing_file_keep_their_class_group_and_number(folder):
+    rows = "path,label,group\nno.png,y,h\na.png,x,g\nb.png,y,h\nb.png,y,h\n"
+    data, findings = survey(folder, rows)
+    assert [finding.kind for finding in findings] == ["missing file", "repeated image"]
+    assert "row 4 and row 5" in findings[1].message
+    assert data.splits["train"].labels.tolist() == data.splits["train"].groups.tolist() == [0, 1, 1]
+
+
+def test_a_folder_is_no_file(folder):
+    (finding,) = survey(folder, "path,label\na.png,x\ndeep/er,y\n")[1]
+    assert finding.kind == "missing file"
 
 
 def test_all_faults_are_found_at_once_and_the_sound_rows_remain(folder):
