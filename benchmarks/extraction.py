@@ -11,6 +11,7 @@ thread a batch; the faster one counts. Peak memory is that of a process of its o
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -128,6 +129,12 @@ def extracting(request: Filling) -> Callable[[], object]:
     return work
 
 
+def processor_seconds() -> float:
+    """Return what this process and its finished workers have spent on processors; the load of others is not in it."""
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(own.ru_utime + own.ru_stime for own in spent)
+
+
 def measured(case: str, folder: Path, count: int, repeats: int) -> dict[str, object]:
     """Measure the three in turns."""
     name, size = CASES[case]
@@ -136,12 +143,14 @@ def measured(case: str, folder: Path, count: int, repeats: int) -> dict[str, obj
     works = {"decode_s": decoding(images, net, engine.batch_size(), workers), **forwards(images, net, engine)}
     works["extract_s"] = extracting(filling(images, net, dtype, workers))
     times: dict[str, list[float]] = {key: [] for key in works}
+    processor: dict[str, list[float]] = {key: [] for key in works}
     for repeat in range(repeats + 1):
         for key, work in works.items():
-            started = time.perf_counter()
+            started, spent = time.perf_counter(), processor_seconds()
             work()
             if repeat:
                 times[key].append(time.perf_counter() - started)
+                processor[key].append(processor_seconds() - spent)
         print(case, repeat, {key: round(own[-1], 2) for key, own in times.items() if own}, flush=True)
     row: dict[str, object] = {key: statistics.median(own) for key, own in times.items()}
     keys = [key for key in times if key.startswith("forward")]
@@ -153,6 +162,9 @@ def measured(case: str, folder: Path, count: int, repeats: int) -> dict[str, obj
     best = min(statistics.median(times[key]) for key in keys)
     row["ratio"] = (statistics.median(times["decode_s"]) + best) / statistics.median(times["extract_s"])
     row["ratio_of_rounds"] = statistics.median(ratios)
+    spent = {key: statistics.median(own) for key, own in processor.items()}
+    row["processor_s"] = spent
+    row["processor_ratio"] = (spent["decode_s"] + min(spent[key] for key in keys)) / spent["extract_s"]
     row["images_per_second"] = count / statistics.median(times["extract_s"])
     return row
 
