@@ -311,7 +311,9 @@ def test_a_bad_image_is_named_or_left_out(root, tmp_path, workers, caplog):
     assert data.splits["train"].labels.tolist() == [0] * 7 + [1] * 3
     assert len(data.ids["train"]) == 10
     bad.write_bytes(good)
-    np.testing.assert_allclose(data.splits["train"].features.numpy(), expected(root, "train")[kept], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        data.splits["train"].features.numpy(), expected(root, "train")[kept], rtol=1e-6, atol=1e-6
+    )
     # the image was mended: its block alone is extracted anew
     filled, _ = fill(root, tmp_path / "cache", workers=workers)
     assert filled.images == 3
