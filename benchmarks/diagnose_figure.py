@@ -17,6 +17,7 @@ from selmix.extraction import features_of_images
 from selmix.figures import Panel, draw_scatters
 from selmix.metrics import METRICS
 from selmix.pipeline import tune
+from selmix.recipe import ExtractRecipe
 from selmix.stage2.diagnose import Diagnosis, agreement
 from selmix.stage2.settings import RefineSettings
 
@@ -30,7 +31,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("docs/figures/diagnose.svg"))
     words = parser.parse_args()
-    data = features_of_images("shipped:fashion_resnet32", "shipped:fashion_mnist_lt", device=torch.device("cpu"))
+    data = features_of_images(
+        ExtractRecipe(backbone="shipped:fashion_resnet32", data="shipped:fashion_mnist_lt", dtype="float32"),
+        device=torch.device("cpu"),
+    )
     grid = []
     print("| metric | head | gains, largest | soft: r | ranks | sign | slope | hard: r | ranks | sign | slope |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")

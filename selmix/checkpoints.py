@@ -1,19 +1,35 @@
 """Weights on disk: opened without pickle's code execution, fitted to a model strictly, written atomically."""
 
+import argparse
 import hashlib
 import json
 import os
 import pickle
+import re
 import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 from torch import nn
 
 from selmix.errors import DataError
+
+# the first that a checkpoint has; averaged weights are taken where there are no others
+WRAPPERS = ("state_dict", "model", "model_state_dict", "ema_model", "model_ema", "state_dict_ema")
+_PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")
+_SCALAR = np.float64(0).__reduce__()[0]  # the function that every NumPy scalar is unpickled by
+# what training scripts store beside the tensors, and what runs no code when it is read: options and NumPy's scalars
+_PLAIN_DATA: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "bool")),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    (_SCALAR, "numpy.core.multiarray.scalar"),  # as NumPy 1 wrote it
+]
 
 
 def file_digest(path: Path) -> str:
@@ -29,39 +45,92 @@ def file_digest(path: Path) -> str:
         raise DataError(f"{path} cannot be read ({error.strerror})") from error
 
 
-def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+def read_state_dict(path: Path, *, classifier: str = "fc") -> dict[str, torch.Tensor]:
     """Read the tensors of a `.safetensors` file, or of a PyTorch checkpoint under `weights_only`.
 
-    A checkpoint may hold them at the top or under `state_dict` or `model`, with or without DataParallel's `module.`.
+    Args:
+        path: the file. Tensors may lie at the top or under one of `WRAPPERS`, with prefixes of DataParallel and
+            `torch.compile`, or in the split state dicts of MiSLAS.
+        classifier: name of the model's classifier, under which that of a MiSLAS checkpoint is put.
 
     Raises:
-        DataError: if the file is missing, unreadable, or holds more than plain tensors.
+        DataError: if the file is missing, unreadable, or holds more than plain data.
     """
+    content = _read(path)
+    if isinstance(content, dict) and "state_dict_model" in content:
+        return _merge_mislas(content, classifier, source=str(path))
+    for key in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    return _plain_state(content, source=str(path))
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return what `save_tensors` wrote beside the tensors; nothing for the files of others."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get("selmix", "{}"))
+    except (ValueError, OSError, safetensors.SafetensorError):
+        return {}  # reading the tensors says what is wrong with the file
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _read(path: Path) -> Any:
     if not path.is_file():
         raise DataError(f"no such checkpoint: {path}")
     try:
-        content = safetensors.torch.load_file(path) if path.suffix == ".safetensors" else _load_tensors(path)
+        return safetensors.torch.load_file(path) if path.suffix == ".safetensors" else _load_plain(path)
     except pickle.UnpicklingError as error:
         raise DataError(
             f"{path} holds more than plain tensors, or is damaged; save model.state_dict() with safetensors"
         ) from error
     except Exception as error:  # whatever the readers raise on foreign bytes
         raise DataError(f"{path} is damaged or no checkpoint ({type(error).__name__}); fetch it again") from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
+
+
+def _load_plain(path: Path) -> Any:
+    """Read a PyTorch checkpoint without running its code; what the reader warns of is for its makers."""
+    with warnings.catch_warnings(), torch.serialization.safe_globals(_PLAIN_DATA):
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _plain_state(content: Any, *, source: str) -> dict[str, torch.Tensor]:
+    """Return a mapping of names to tensors without the prefixes that wrappers put in front."""
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
     ):
-        raise DataError(f"{path} holds no state dict (a mapping of names to tensors); save model.state_dict()")
-    return {name.removeprefix("module."): value for name, value in content.items()}
+        raise DataError(f"{source} holds no state dict (a mapping of names to tensors); save model.state_dict()")
+    state = {_PREFIXES.sub("", name): value for name, value in content.items()}
+    if len(state) < len(content):
+        raise DataError(
+            f"{source} holds the same tensors with and without the prefix of a wrapper; save one of the two"
+        )
+    return state
 
 
-def _load_tensors(path: Path) -> Any:
-    """Read a PyTorch checkpoint without running its code; what the reader warns of is for its makers."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.load(path, map_location="cpu", weights_only=True)
+def _merge_mislas(content: dict[str, Any], classifier: str, *, source: str) -> dict[str, torch.Tensor]:
+    """Put trunk and classifier together: logits s * (W h + b) are those of the head diag(s) W, s * b."""
+    if content.get("state_dict_block"):
+        raise DataError(
+            f"{source} holds state_dict_block, an extra block that no timm architecture has; extract features"
+        )
+    state = _plain_state(content["state_dict_model"], source=source)
+    head = _plain_state(content.get("state_dict_classifier") or {}, source=source).values()
+    weight, bias = ([tensor for tensor in head if tensor.ndim == axes] for axes in (2, 1))
+    if len(weight) != 1 or len(bias) != 1 or len(head) != 2 or len(weight[0]) != len(bias[0]):
+        raise DataError(
+            f"the state_dict_classifier of {source} is no linear classifier: one weight [k, d], one bias [k]"
+        )
+    scale = torch.ones_like(bias[0])
+    if content.get("state_dict_lws_model"):
+        scales = list(_plain_state(content["state_dict_lws_model"], source=source).values())
+        if len(scales) != 1 or scales[0].numel() != len(scale):
+            raise DataError(f"the state_dict_lws_model of {source} is no scale of {len(scale)} classes")
+        scale = scales[0].flatten()
+    return state | {f"{classifier}.weight": scale[:, None] * weight[0], f"{classifier}.bias": scale * bias[0]}
 
 
 def load_strictly(model: nn.Module, state: dict[str, torch.Tensor], *, source: str) -> None:
@@ -70,7 +139,7 @@ def load_strictly(model: nn.Module, state: dict[str, torch.Tensor], *, source: s
     The batch counters of batch norm alone may be missing: old files have none, and inference does not need them.
 
     Raises:
-        DataError: with the missing, unexpected and misshapen keys.
+        DataError: with the missing, unexpected and misshapen keys, and those that hold NaN or infinity.
     """
     own = model.state_dict()
     state = {key: own[key] for key in own if key.endswith(".num_batches_tracked")} | state
@@ -80,6 +149,7 @@ def load_strictly(model: nn.Module, state: dict[str, torch.Tensor], *, source: s
             ("missing", [key for key in own if key not in state]),
             ("unexpected", [key for key in state if key not in own]),
             ("misshapen", [key for key in own if key in state and own[key].shape != state[key].shape]),
+            ("not finite", [key for key in own if key in state and not state[key].isfinite().all()]),
         )
         if keys
     ]

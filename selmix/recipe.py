@@ -5,37 +5,71 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
 
-from selmix.errors import UsageError, suggestion
+from selmix.backbones import Preprocessing
+from selmix.errors import UsageError
+from selmix.faults import STRICT, all_faults, read_toml
 from selmix.stage1.supervised import SupervisedSettings
 from selmix.stage2.settings import RefineSettings
 
-_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _Settings = TypeVar("_Settings")
 
 
-class _Source(BaseModel):
-    """What to work on: either `features`, or `backbone` and `data`, and then how features are extracted."""
+class _Extraction(BaseModel):
+    """How images become features; what is None is as the backbone, or the machine, has it."""
 
-    model_config = _STRICT
+    model_config = STRICT
+
+    arch: str | None = None
+    input_size: tuple[int, int] | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    views: int = Field(default=0, ge=0)
+    on_bad_image: Literal["error", "skip"] = "error"
+    workers: int | None = Field(default=None, ge=0)
+    cache: str | None = None
+
+    @model_validator(mode="after")
+    def _preprocessing_has_meaning(self) -> Self:
+        self.overrides()
+        return self
+
+    def overrides(self) -> Preprocessing:
+        """Return what to do otherwise than the backbone's data config says."""
+        return Preprocessing(self.input_size, self.mean, self.std)
+
+
+class ExtractRecipe(_Extraction):
+    """Images, and the backbone that they go through."""
+
+    backbone: str
+    data: str
+
+
+class _Source(_Extraction):
+    """What to work on: either `features`, or `backbone` and `data` and how these become features."""
 
     backbone: str | None = None
     data: str | None = None
     features: str | None = None
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    views: int = Field(default=0, ge=0)
-    on_bad_image: Literal["error", "skip"] = "error"
-    cache: str | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         images, features = (self.backbone, self.data), self.features
         if (features is None) == (images == (None, None)) or (features is None and None in images):
             raise ValueError("give either --features, or --backbone and --data")
-        if features is not None and (self.views or self.cache is not None):
-            raise ValueError("--views and --cache go with --backbone and --data; ready features are what they are")
+        for name, field in _Extraction.model_fields.items():
+            if features is not None and getattr(self, name) != field.default:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} goes with --backbone and --data; ready features are what they are"
+                )
         return self
+
+    def extraction(self) -> ExtractRecipe:
+        """Return what is said of images and backbone."""
+        return ExtractRecipe(**{name: getattr(self, name) for name in ExtractRecipe.model_fields})
 
 
 class FinetuneRecipe(_Source):
@@ -61,7 +95,7 @@ class CompareRecipe(_Source):
 class TrainRecipe(BaseModel):
     """A stage-one run: which architecture, which data."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     name: str
     architecture: str
@@ -72,7 +106,7 @@ class TrainRecipe(BaseModel):
     stage1: dict[str, Any] = {}
 
 
-_Recipe = TypeVar("_Recipe", FinetuneRecipe, CompareRecipe, TrainRecipe)
+_Recipe = TypeVar("_Recipe", FinetuneRecipe, CompareRecipe, ExtractRecipe, TrainRecipe)
 
 
 def load_recipe(path: Path, kind: type[_Recipe], overrides: dict[str, Any]) -> _Recipe:
@@ -81,10 +115,7 @@ def load_recipe(path: Path, kind: type[_Recipe], overrides: dict[str, Any]) -> _
     Raises:
         UsageError: naming the file and every fault.
     """
-    try:
-        content = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"recipe {path} cannot be read: {error}") from error
+    content = read_toml(path, "recipe")
     for key, value in overrides.items():
         section, dot, name = key.rpartition(".")
         target = content.setdefault(section, {}) if dot else content
@@ -102,7 +133,7 @@ def build_recipe(kind: type[_Recipe], content: dict[str, Any]) -> _Recipe:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise UsageError(_all_faults(error, list(kind.model_fields))) from error
+        raise UsageError(all_faults(error, list(kind.model_fields))) from error
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
@@ -156,6 +187,42 @@ def parse_names(text: str | None) -> list[str]:
     return [word.strip() for word in text.split(",")] if text else []
 
 
+def parse_preprocessing(input_size: str | None, mean: str | None, std: str | None) -> dict[str, Any]:
+    """Turn the words behind `--input-size`, `--mean` and `--std` into keys of a recipe.
+
+    >>> parse_preprocessing("128", "0.5,0.5,0.5", None)
+    {'input_size': (128, 128), 'mean': (0.5, 0.5, 0.5), 'std': None}
+
+    Raises:
+        UsageError: for a size that is no number of pixels, or what is not three numbers.
+    """
+    return {
+        "input_size": None if input_size is None else _pixels(input_size),
+        "mean": None if mean is None else _three_numbers("--mean", mean),
+        "std": None if std is None else _three_numbers("--std", std),
+    }
+
+
+def _pixels(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    try:
+        return int(height), int(width or height)
+    except ValueError:
+        raise UsageError(
+            f"--input-size is a number of pixels, 128, or height and width, 96x128; got {text!r}"
+        ) from None
+
+
+def _three_numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 3:
+        raise UsageError(f"{option} is three numbers, one a channel, such as 0.5,0.5,0.5; got {text!r}")
+    return numbers
+
+
 def supervised_settings(values: dict[str, Any]) -> SupervisedSettings:
     """Check and build the settings of stage one; faults are raised as UsageError."""
     return _build(SupervisedSettings, values)
@@ -169,25 +236,8 @@ def refine_settings(values: dict[str, Any]) -> RefineSettings:
 def _build(kind: type[_Settings], values: dict[str, Any]) -> _Settings:
     """Check types and names by a pydantic model of the dataclass's fields, values by the dataclass itself."""
     fields = {field.name: (field.type, field.default) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    model: type[BaseModel] = create_model(kind.__name__, __config__=_STRICT, **fields)  # type: ignore[call-overload]
+    model: type[BaseModel] = create_model(kind.__name__, __config__=STRICT, **fields)  # type: ignore[call-overload]
     try:
         return kind(**model.model_validate(values).model_dump())
     except ValidationError as error:
-        raise UsageError(_all_faults(error, list(fields))) from error
-
-
-def _all_faults(error: ValidationError, known: list[str]) -> str:
-    return "; ".join(
-        _fault(detail["loc"], detail["type"], detail["msg"], detail["input"], known) for detail in error.errors()
-    )
-
-
-def _fault(location: tuple[int | str, ...], kind: str, message: str, value: Any, known: list[str]) -> str:
-    key = ".".join(str(part) for part in location)
-    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"unknown key {key}: {suggestion(key, known)}"
-    if kind == "missing":
-        return f"{key} is missing"
-    if kind == "value_error":
-        return message.removeprefix("Value error, ")
-    return f"{key}: {message[0].lower()}{message[1:]}, got {value!r}"
+        raise UsageError(all_faults(error, list(fields))) from error

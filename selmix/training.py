@@ -56,7 +56,6 @@ def train_backbone(
     history = [record for _, record in zip(epochs, records, strict=True)]
 
     out.mkdir(parents=True, exist_ok=True)
-    save_tensors(model.state_dict(), out / "model.safetensors", {"architecture": recipe.architecture})
     manifest = {
         "name": recipe.name,
         "architecture": recipe.architecture,
@@ -71,8 +70,11 @@ def train_backbone(
         "final_loss": history[-1]["loss"],
         "licence": recipe.licence,
         "versions": {"selmix": selmix.__version__, "torch": torch.__version__},
-        "sha256": file_digest(out / "model.safetensors"),
     }
+    # the weights say by themselves what they need: they are also opened as a plain checkpoint
+    own = {key: manifest[key] for key in ("architecture", "class_names", "input_size", "mean", "std")}
+    save_tensors(model.state_dict(), out / "model.safetensors", own)
+    manifest["sha256"] = file_digest(out / "model.safetensors")
     write_atomically(out / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     manifest["metrics"] = _metrics(out, data, device)
     write_atomically(out / "manifest.json", json.dumps(manifest, indent=1) + "\n")

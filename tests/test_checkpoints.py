@@ -1,15 +1,24 @@
 """Weights on disk: read without executing anything, fitted strictly, written whole."""
 
+import argparse
 import json
 import pickle
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from builders import Trap
 from torch import nn
 
-from selmix.checkpoints import file_digest, load_strictly, read_state_dict, save_tensors, write_atomically
+from selmix.checkpoints import (
+    file_digest,
+    load_strictly,
+    read_metadata,
+    read_state_dict,
+    save_tensors,
+    write_atomically,
+)
 from selmix.errors import DataError
 
 STATE = {"stem.weight": torch.arange(6.0).view(2, 3), "steps": torch.tensor(7), "half": torch.ones(2).bfloat16()}
@@ -119,6 +128,15 @@ def test_every_misfit_is_listed_and_nothing_is_loaded():
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_refused(value):
+    model = net()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state["1.running_mean"][1] = value
+    with pytest.raises(DataError, match="does not fit Sequential: not finite 1.running_mean$"):
+        load_strictly(model, state, source="x.pth")
+
+
 def test_a_file_older_than_the_batch_counters_is_loaded():
     model = net()
     state = {name: tensor + 3 for name, tensor in model.state_dict().items()}
@@ -171,3 +189,110 @@ def test_file_digest_is_the_published_sha256_of_abc(tmp_path):
     # FIPS 180-4 example
     (tmp_path / "abc").write_bytes(b"abc")
     assert file_digest(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.module."])
+def test_prefixes_of_wrappers_in_front_are_cut_and_those_inside_are_not(tmp_path, prefix):
+    state = STATE | {"inner.module.weight": torch.ones(1)}
+    torch.save({prefix + name: tensor for name, tensor in state.items()}, tmp_path / "model.pth")
+    assert read_state_dict(tmp_path / "model.pth").keys() == state.keys()
+
+
+def test_a_tensor_that_is_there_twice_is_refused(tmp_path):
+    torch.save(STATE | WRAPPED, tmp_path / "model.pth")
+    with pytest.raises(DataError, match="with and without the prefix"):
+        read_state_dict(tmp_path / "model.pth")
+
+
+OTHER = {name: tensor + 1 for name, tensor in STATE.items()}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model_state_dict": STATE, "epoch": 1},
+        {"ema_model": STATE},
+        {"model_ema": STATE},
+        {"state_dict_ema": STATE},
+        {"state_dict_ema": OTHER, "state_dict": STATE},
+        {"ema_model": OTHER, "model": STATE},
+    ],
+)
+def test_averaged_weights_are_taken_where_there_are_no_others(tmp_path, content):
+    torch.save(content, tmp_path / "model.pth")
+    assert_is_state(read_state_dict(tmp_path / "model.pth"))
+
+
+@pytest.mark.parametrize("numpy_1", [False, True])
+def test_options_and_numpy_scalars_beside_the_tensors_are_no_hindrance(tmp_path, numpy_1):
+    figures = {"args": argparse.Namespace(lr=0.1), "ece": np.float64(2.5), "best": np.float32(1), "hit": np.bool_(True)}
+    path = tmp_path / "model.pth"
+    torch.save({"state_dict": STATE, "epoch": np.int64(3)} | figures, path, _use_new_zipfile_serialization=False)
+    raw = path.read_bytes()
+    assert raw.count(b"numpy._core.multiarray") >= 1
+    if numpy_1:
+        path.write_bytes(raw.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert_is_state(read_state_dict(path))
+
+
+def mislas() -> dict[str, object]:
+    """Return a checkpoint in the form of MiSLAS: 3 classes on 2 features."""
+    return {
+        "epoch": 10,
+        "state_dict_model": {f"module.{name}": tensor for name, tensor in STATE.items()},
+        "state_dict_classifier": {
+            "module.fc.weight": torch.tensor([[1.0, 2], [3, 4], [5, 6]]),
+            "module.fc.bias": torch.tensor([1.0, 2, 3]),
+        },
+        "state_dict_lws_model": {"module.learned_norm": torch.tensor([[2.0, 3, -1]])},
+        "best_acc1": torch.tensor(82.5),
+        "its_ece": np.float64(3.66),
+    }
+
+
+def test_the_split_dicts_of_mislas_become_one_and_the_scale_goes_into_the_head(tmp_path):
+    torch.save(mislas(), tmp_path / "model.pth")
+    state = read_state_dict(tmp_path / "model.pth", classifier="linear")
+    head = {name: state.pop(name) for name in ("linear.weight", "linear.bias")}
+    assert_is_state(state)
+    features = torch.tensor([0.5, -1.0])
+    # by hand: W h + b = (1 * .5 - 2 + 1, 3 * .5 - 4 + 2, 5 * .5 - 6 + 3) = (-.5, -.5, -.5), times (2, 3, -1)
+    torch.testing.assert_close(head["linear.weight"] @ features + head["linear.bias"], torch.tensor([-1.0, -1.5, 0.5]))
+
+
+def test_a_mislas_checkpoint_of_stage_one_has_no_scale(tmp_path):
+    content = mislas()
+    del content["state_dict_lws_model"]
+    torch.save(content, tmp_path / "model.pth")
+    state = read_state_dict(tmp_path / "model.pth")
+    assert torch.equal(state["fc.weight"], content["state_dict_classifier"]["module.fc.weight"])
+    assert torch.equal(state["fc.bias"], content["state_dict_classifier"]["module.fc.bias"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"state_dict_block": {"conv1.weight": torch.zeros(1)}}, "state_dict_block, an extra block"),
+        ({"state_dict_classifier": {"fc.weight": torch.zeros(3, 2)}}, "no linear classifier"),
+        ({"state_dict_classifier": {"fc.weight": torch.zeros(3, 2), "fc.bias": torch.zeros(2)}}, "no linear class"),
+        ({"state_dict_classifier": None}, "no linear classifier"),
+        ({"state_dict_lws_model": {"learned_norm": torch.ones(1, 4)}}, "no scale of 3 classes"),
+        ({"state_dict_lws_model": {"a": torch.ones(3), "b": torch.ones(3)}}, "no scale of 3 classes"),
+        ({"state_dict_model": 5}, "holds no state dict"),
+    ],
+)
+def test_a_faulty_mislas_checkpoint_is_refused(tmp_path, changes, message):
+    torch.save(mislas() | changes, tmp_path / "model.pth")
+    with pytest.raises(DataError, match=message):
+        read_state_dict(tmp_path / "model.pth")
+
+
+def test_metadata_are_read_back_and_foreign_files_have_none(tmp_path):
+    save_tensors(STATE, tmp_path / "ours.safetensors", {"class_names": ["a", "b"]})
+    assert read_metadata(tmp_path / "ours.safetensors") == {"class_names": ["a", "b"]}
+    safetensors.torch.save_file(STATE, tmp_path / "theirs.safetensors", {"format": "pt"})
+    safetensors.torch.save_file(STATE, tmp_path / "odd.safetensors", {"selmix": "no json"})
+    torch.save(STATE, tmp_path / "model.pth")
+    (tmp_path / "broken.safetensors").write_bytes(b"broken")
+    for name in ("theirs.safetensors", "odd.safetensors", "model.pth", "broken.safetensors", "none.safetensors"):
+        assert read_metadata(tmp_path / name) == {}

@@ -17,7 +17,7 @@ from test_feature_file import ready
 from selmix.backbones import load_backbone_folder
 from selmix.checkpoints import read_state_dict
 from selmix.data.arrays import read_npz
-from selmix.data.folder import load_image_folder
+from selmix.data.sources import open_images
 from selmix.errors import DataError
 from selmix.features.file import load_features
 
@@ -129,7 +129,7 @@ def one_image(tmp_path):
 
 
 def opened(path):
-    return np.asarray(load_image_folder(path.parents[2]).splits["train"].images.open(0))
+    return np.asarray(open_images(str(path.parents[2])).splits["train"].images.open(0))
 
 
 def test_sixteen_bit_grey_keeps_its_greys(one_image):
@@ -151,5 +151,6 @@ def test_floating_point_pixels_are_refused(one_image):
 
 
 def test_hidden_folders_are_logged_once(one_image, caplog):
-    load_image_folder(one_image.parents[2])
+    with caplog.at_level("WARNING", logger="selmix"):
+        open_images(str(one_image.parents[2]))
     assert len(caplog.records) == 1

@@ -11,7 +11,7 @@ PACKAGE = Path(selmix.__file__).parent
 
 # docs/architecture.md says what each floor is for
 FLOORS = [
-    ["errors", "ranks", "seeding"],
+    ["errors", "faults", "ranks", "seeding"],
     [
         "bootstrap",
         "calibration",
@@ -26,9 +26,21 @@ FLOORS = [
         "smoothing",
         "worth",
     ],
-    ["backbones", "checkpoints", "cifar_resnet", "data", "evaluation", "features", "heads", "shipped"],
+    [
+        "backbones",
+        "checkpoints",
+        "cifar_resnet",
+        "data",
+        "evaluation",
+        "features",
+        "heads",
+        "neighbours",
+        "shipped",
+        "wide_resnet",
+    ],
     ["baselines", "stage1", "stage2"],
     [
+        "check",
         "compare",
         "diagnosis",
         "estimator",

@@ -8,7 +8,6 @@ import pytest
 from builders import image_split, noise_image, write_image_folder, write_images
 from PIL import Image
 
-from selmix.data.folder import load_image_folder
 from selmix.data.images import stack_images
 from selmix.data.sources import open_images
 from selmix.errors import DataError
@@ -42,7 +41,7 @@ def test_classes_are_sorted_by_name_and_labels_follow_them_in_every_split(root):
 def test_train_alone_is_enough(root):
     for split in ("val", "test"):
         shutil.rmtree(root / split)
-    assert list(load_image_folder(root).splits) == ["train"]
+    assert list(open_images(str(root)).splits) == ["train"]
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
@@ -80,7 +79,7 @@ def test_hidden_folders_are_left_out_and_logged(root, caplog):
         write_images(root / split / ".ipynb_checkpoints", 1)
     write_images(root / "train" / "ant" / ".thumbnails", 1)
     with caplog.at_level("WARNING", logger="selmix"):
-        data = load_image_folder(root)
+        data = open_images(str(root))
     assert data.class_names == ["ant", "bee"]
     assert len(data.splits["train"].ids) == 5
     messages = {record.getMessage() for record in caplog.records if record.levelname == "WARNING"}
@@ -94,7 +93,7 @@ def test_images_in_subfolders_belong_to_the_class_and_other_files_do_not(root):
     noise_image(0).save(root / "train" / "ant" / "UPPER.JPG")
     (root / "train" / "ant" / "notes.txt").write_text("no image")
     (root / "train" / "README").write_text("no class")
-    train = load_image_folder(root).splits["train"]
+    train = open_images(str(root)).splits["train"]
     assert [name for name, label in zip(train.ids, train.labels, strict=True) if label == 0] == [
         "train/ant/0.png", "train/ant/1.png", "train/ant/UPPER.JPG", "train/ant/camera2/0.png",
     ]  # fmt: skip
@@ -104,7 +103,7 @@ def test_images_in_subfolders_belong_to_the_class_and_other_files_do_not(root):
 def test_unlabeled_images_may_lie_flat_or_nested(root, folders):
     for folder in folders:
         write_images(root / "unlabeled" / folder, 2)
-    unlabeled = load_image_folder(root).splits["unlabeled"]
+    unlabeled = open_images(str(root)).splits["unlabeled"]
     assert unlabeled.labels is None
     assert len(unlabeled.ids) == 2 * len(folders)
     assert {name.rsplit("/", 1)[0] for name in unlabeled.ids} == {f"unlabeled/{f}".rstrip("/") for f in folders}
@@ -124,7 +123,7 @@ def broken_content(kind: str) -> bytes:
 def test_an_unreadable_image_is_named_when_it_is_opened(root, kind):
     victim = root / "train" / "bee" / "1.png"
     victim.write_bytes(broken_content(kind))
-    train = load_image_folder(root).splits["train"]
+    train = open_images(str(root)).splits["train"]
     train.images.open(2)
     with pytest.raises(DataError, match="unreadable image") as caught:
         train.images.open(3)
@@ -132,7 +131,7 @@ def test_an_unreadable_image_is_named_when_it_is_opened(root, kind):
 
 
 def test_an_image_deleted_after_the_listing_is_named(root):
-    train = load_image_folder(root).splits["train"]
+    train = open_images(str(root)).splits["train"]
     (root / "train" / "ant" / "0.png").unlink()
     with pytest.raises(DataError, match=r"train/ant/0\.png"):
         train.images.open(0)
@@ -144,7 +143,7 @@ def test_images_of_every_mode_become_rgb(root, mode):
     pixels = Image.new("RGB", (4, 2), "white")
     pixels.paste("black", (0, 0, 2, 2))
     pixels.convert(mode).save(root / "train" / "ant" / "0.tif")
-    image = load_image_folder(root).splits["train"].images.open(1)
+    image = open_images(str(root)).splits["train"].images.open(1)
     assert image.mode == "RGB"
     np.testing.assert_array_equal(np.asarray(image), np.array([[[0] * 3] * 2 + [[255] * 3] * 2] * 2))
 
@@ -160,13 +159,13 @@ def test_stack_is_channels_first_and_resizes_only_what_differs():
 
 
 def test_subset_keeps_the_given_order(root):
-    train = load_image_folder(root).splits["train"]
+    train = open_images(str(root)).splits["train"]
     part = train.subset(np.array([4, 0]))
     assert part.ids == ["train/bee/2.png", "train/ant/0.png"]
     assert part.labels.tolist() == [1, 0]
     np.testing.assert_array_equal(np.asarray(part.images.open(0)), np.asarray(noise_image(2)))
     write_images(root / "unlabeled", 2)
-    unlabeled = load_image_folder(root).splits["unlabeled"].subset(np.array([1]))
+    unlabeled = open_images(str(root)).splits["unlabeled"].subset(np.array([1]))
     assert unlabeled.labels is None
     assert unlabeled.ids == ["unlabeled/1.png"]
 
@@ -188,12 +187,12 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_digest_changes_with_a_class_an_id_or_a_label(root, change):
-    before = load_image_folder(root).digest
+    before = open_images(str(root)).digest
     CHANGES[change](root)
-    assert load_image_folder(root).digest != before
+    assert open_images(str(root)).digest != before
 
 
 def test_digest_does_not_depend_on_the_place_or_on_other_files(root, tmp_path):
     moved = shutil.copytree(root, tmp_path / "elsewhere")
     (moved / "train" / "ant" / "notes.txt").write_text("a note")
-    assert load_image_folder(moved).digest == load_image_folder(root).digest
+    assert open_images(str(moved)).digest == open_images(str(root)).digest

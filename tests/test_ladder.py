@@ -22,7 +22,7 @@ from selmix.baselines.logit_adjustment import logit_adjusted, tuned_logit_adjust
 from selmix.baselines.methods import METHODS, Method, out_of_fold
 from selmix.baselines.mislas import MislasSettings, mislas_head
 from selmix.baselines.nearest_mean import nearest_mean_head
-from selmix.baselines.neighbours import NeighbourVote, nearest
+from selmix.baselines.neighbours import NeighbourVote
 from selmix.baselines.problem import FOLDS, Problem, deal
 from selmix.baselines.tau_norm import EXPONENTS, tau_normalised, tuned_tau_norm
 from selmix.baselines.weight_scaling import scaled_head
@@ -177,14 +177,11 @@ def test_the_nearest_mean_is_scikit_learns(splits):
 def test_neighbours_are_scikit_learns_with_votes_by_class(splits, monkeypatch, with_faiss):
     if not with_faiss:
         monkeypatch.setitem(sys.modules, "faiss", None)
-        monkeypatch.setattr("selmix.baselines.neighbours._BLOCK", 7)
     train, test = splits["train"], splits["test"]
     theirs = KNeighborsClassifier(20).fit(train.features.numpy(), train.labels.numpy())
     votes = theirs.predict_proba(test.features.numpy()) / np.array(IMBALANCED)
     ours = NeighbourVote.fit(train, 4).logits(test.features).exp()
     np.testing.assert_allclose(ours, votes / votes.sum(1, keepdims=True), atol=1e-6)
-    found = nearest(train.features, test.features, 5)
-    assert (found.numpy() == theirs.kneighbors(test.features.numpy(), 5, return_distance=False)).all()
 
 
 @pytest.mark.parametrize("with_faiss", [True, False])
@@ -192,7 +189,6 @@ def test_missing_neighbours_do_not_vote(monkeypatch, with_faiss):
     if not with_faiss:
         monkeypatch.setitem(sys.modules, "faiss", None)
     data = LabeledFeatures(torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([0, 1, 1]))
-    assert nearest(data.features, data.features, 5)[0].tolist() == [0, 1, 2, -1, -1]
     # votes 1 and 2 * 1/2
     torch.testing.assert_close(NeighbourVote.fit(data, 2).logits(data.features).exp(), torch.full((3, 2), 0.5).double())
 

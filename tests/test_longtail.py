@@ -2,8 +2,9 @@ import re
 
 import numpy as np
 import pytest
+import scipy.stats
 
-from selmix.data.longtail import disjoint_class_draws, exponential_counts
+from selmix.data.longtail import disjoint_class_draws, exponential_counts, pareto_counts, step_counts
 from selmix.errors import UsageError
 
 # specs/stage1.md E.1: smallest / largest count f = 1 / imbalance_factor, CIFAR-10 counts, their sum, the CIFAR-100 sum
@@ -116,3 +117,68 @@ def test_asking_for_more_than_there_is_names_the_class_and_both_counts():
     message = "class 1 has 300 images, the splits ask for 301; lower the counts"
     with pytest.raises(UsageError, match=re.escape(message)):
         disjoint_class_draws(random_source(), {"train": [10, 300, 10], "validation": [0, 1, 0]}, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "counts"),
+    [
+        # specs/stage1.md E.1: the first half n_max, the rest int(n_max * f); floor(k / 2) for an odd k
+        ((5000, 100, 10), [5000] * 5 + [50] * 5),
+        ((500, 10, 5), [500] * 2 + [50] * 3),
+        ((7, 2, 2), [7, 3]),
+        ((9, 1, 3), [9, 9, 9]),
+    ],
+)
+def test_a_step_is_two_heights(arguments, counts):
+    assert step_counts(*arguments) == counts
+
+
+@pytest.mark.parametrize("arguments", [(5000, 0.01, 10), (5000, 100, 1), (50, 100, 10)])
+def test_impossible_steps_are_refused_like_impossible_tails(arguments):
+    messages = []
+    for profile in (step_counts, exponential_counts):
+        with pytest.raises(UsageError) as caught:
+            profile(*arguments)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+
+
+@pytest.mark.parametrize(("head", "tail", "num_classes", "exponent"), [(1280, 5, 1000, 6.0), (300, 1, 7, 1.5)])
+def test_pareto_counts_are_quantiles_of_the_lomax_law(head, tail, num_classes, exponent):
+    # the i-th largest of k draws lies at the survival probability i / (k + 1) in the mean
+    size = scipy.stats.lomax(exponent).isf(np.arange(1, num_classes + 1) / (num_classes + 1))
+    expected = np.maximum(tail, np.floor(head * size / size[0]))
+    counts = pareto_counts(head, tail, num_classes, exponent=exponent)
+    assert np.abs(np.array(counts) - expected).max() <= 1  # a product near an integer may be cut either way
+    assert np.mean(counts == expected) > 0.99
+    assert (counts[0], min(counts)) == (head, max(tail, int(expected[-1])))
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_pareto_counts_come_near_those_of_imagenet_lt():
+    counts = pareto_counts(1280, 5, 1000)
+    # specs/stage1.md E.2: 115,846 images, from 1280 to 5 a class
+    assert sum(counts) == pytest.approx(115_846, rel=0.03)
+    assert (max(counts), min(counts)) == (1280, 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exponent", "message"),
+    [
+        ((100, 0, 10), 6, "tail_count must lie in 1..head_count=100, got 0"),
+        ((100, 101, 10), 6, "tail_count must lie in 1..head_count=100, got 101"),
+        ((100, 1, 1), 6, "at least 2 classes"),
+        ((100, 1, 10), 0, "exponent must be finite and > 0, got 0"),
+        ((100, 1, 10), float("inf"), "exponent must be finite and > 0, got inf"),
+    ],
+)
+def test_impossible_pareto_figures_are_refused(arguments, exponent, message):
+    with pytest.raises(UsageError, match=message):
+        pareto_counts(*arguments, exponent=exponent)
+
+
+def test_a_tiny_exponent_or_a_huge_one_is_still_a_profile():
+    assert pareto_counts(1000, 1, 4, exponent=0.01) == [1000, 1, 1, 1]
+    # for a -> infinity the quantiles become those of the exponential law, log((k+1) / i): 1, 0.569, 0.317, 0.139
+    logs = np.log(5 / np.arange(1, 5))
+    assert pareto_counts(1000, 1, 4, exponent=1e12) == [int(1000 * share) for share in logs / logs[0]]

@@ -8,7 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 import selmix.data.shipped_images
-from selmix.backbones import load_backbone_folder
+from selmix.backbones import load_backbone, load_backbone_folder
 from selmix.commands import app
 from selmix.data.images import ImageData
 from selmix.errors import UsageError
@@ -58,6 +58,11 @@ def test_train_writes_a_backbone_with_a_manifest_that_vouches_for_it(few_images,
     backbone = load_backbone_folder(tmp_path / "a")
     assert backbone.head is not None
     assert backbone.head.weight.shape == (10, 64)
+    # the weights say all that by themselves
+    alone = load_backbone(str(tmp_path / "a" / "model.safetensors"))
+    assert alone.digest == backbone.digest
+    assert alone.class_names == few_images.class_names
+    assert torch.equal(alone.head.weight, backbone.head.weight)
     # the same normalisation as NumPy computes, the same in every channel of a grey image
     images = few_images.splits["train"]
     grey = np.stack([np.asarray(images.images.open(position))[..., 0] for position in range(100)]) / 255

@@ -12,7 +12,7 @@ import selmix
 from selmix.commands import main
 from selmix.commands.show import _costs
 from selmix.commands.tables import class_table
-from selmix.data.folder import load_image_folder
+from selmix.data.sources import open_images
 from selmix.errors import DataError
 from selmix.evaluation import REPORTED, UNDEFINED, ClassGroups, count_statistics
 
@@ -70,14 +70,14 @@ def test_a_typed_error_keeps_its_code_through_the_console_script(monkeypatch, ca
 def test_a_split_under_another_name_is_refused(tmp_path, wrong, right):
     write_image_folder(tmp_path, {"train": {"a": 1, "b": 1}, wrong: {"a": 1, "b": 1}})
     with pytest.raises(DataError, match=f"{wrong} would be left out; did you mean {right}"):
-        load_image_folder(tmp_path)
+        open_images(str(tmp_path))
 
 
 def test_what_is_ignored_in_a_folder_is_said(tmp_path, caplog):
     write_image_folder(tmp_path, {"train": {"a": 2, "b": 1}, "docs": {"x": 1}})
     (tmp_path / "train" / "a" / "notes.txt").write_text("")
     (tmp_path / "train" / "a" / "0.png").rename(tmp_path / "train" / "loose.png")
-    data = load_image_folder(tmp_path)
+    data = open_images(str(tmp_path))
     assert len(data.splits["train"].ids) == 2
     said = " | ".join(record.getMessage() for record in caplog.records)
     assert "docs" in said

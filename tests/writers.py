@@ -63,9 +63,8 @@ def slow_fill(
 ) -> int:
     """Fill a cache in 69 blocks; return the number of images that were extracted."""
     torch.set_num_threads(1)
-    net = Backbone(
-        "slow", Slow(pause, calls_to_live), pixels_of, "weights", pixels=pixels_of, mean=(0.5,) * 3, std=(0.5,) * 3
-    )
+    preprocessing = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    net = Backbone("slow", Slow(pause, calls_to_live), pixels_of, "weights", preprocessing, pixels=pixels_of)
     given = images({"train": 101, "val": 10, "test": 55})
     filling = Filling(given, net, torch.device("cpu"), views=1, workers=workers, ranks=ranks)
     with mock.patch.object(cache, "_FEWEST_ROWS", 4):

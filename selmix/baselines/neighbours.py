@@ -6,35 +6,9 @@ import torch
 
 from selmix.features.labeled import LabeledFeatures
 from selmix.features.space import FeatureSpace
+from selmix.neighbours import NeighbourIndex
 
 NEIGHBOURS = 20
-_BLOCK = 4096  # queries at once, where faiss is missing
-
-
-def nearest(bank: torch.Tensor, queries: torch.Tensor, count: int) -> torch.Tensor:
-    """Return the positions in the bank of each query's nearest neighbours in Euclidean distance, nearest first.
-
-    Args:
-        bank: float32 [n, d].
-        queries: float32 [m, d].
-        count: neighbours; where it exceeds n, the rest is -1.
-
-    Returns:
-        int64 [m, count].
-    """
-    try:
-        import faiss
-    except ImportError:
-        return _nearest_by_torch(bank, queries, count)
-    index = faiss.IndexFlatL2(bank.shape[1])
-    index.add(bank.contiguous().numpy())
-    return torch.from_numpy(index.search(queries.contiguous().numpy(), count)[1])
-
-
-def _nearest_by_torch(bank: torch.Tensor, queries: torch.Tensor, count: int) -> torch.Tensor:
-    found = min(count, len(bank))
-    blocks = [torch.cdist(block, bank).topk(found, largest=False).indices for block in queries.split(_BLOCK)]
-    return torch.nn.functional.pad(torch.cat(blocks), (0, count - found), value=-1)
 
 
 @dataclass(frozen=True)
@@ -63,7 +37,7 @@ class NeighbourVote:
 
     def logits(self, features: torch.Tensor) -> torch.Tensor:
         """Return the log of each class's share of the votes, [n, k]; -inf without a vote."""
-        found = nearest(self.bank, self.space.encode(features), self.count)
+        found = NeighbourIndex(self.bank, euclidean=True).search(self.space.encode(features), self.count).positions
         weight = 1 / torch.bincount(self.labels, minlength=self.num_classes).double()
         voters = self.labels[found]
         votes = torch.zeros(len(features), self.num_classes, dtype=torch.float64)

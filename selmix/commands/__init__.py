@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import selmix.commands.environment  # noqa: F401  before anything that imports PyTorch
-from selmix.commands import compare, demo, extract, finetune, metrics, train
+from selmix.commands import backbones, check, compare, demo, extract, finetune, metrics, train
 from selmix.commands.console import show_error
 from selmix.errors import UsageError
 
@@ -33,7 +33,16 @@ def selmix_command(
     """Fine-tune a pretrained backbone's linear head for the metric that matters when classes are imbalanced."""
 
 
-for verb in (compare.compare, demo.demo, extract.extract, finetune.finetune, metrics.metrics, train.train):
+for verb in (
+    backbones.backbones,
+    check.check,
+    compare.compare,
+    demo.demo,
+    extract.extract,
+    finetune.finetune,
+    metrics.metrics,
+    train.train,
+):
     app.command()(verb)
 
 

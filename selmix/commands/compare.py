@@ -29,6 +29,10 @@ def compare(
     val_per_class: Annotated[
         int | None, typer.Option(help="Use so many validation samples a class; every seed draws its own.")
     ] = None,
+    arch: sources.Arch = None,
+    input_size: sources.InputSize = None,
+    mean: sources.Mean = None,
+    std: sources.Std = None,
     dtype: sources.DtypeName = sources.Dtype.auto,
     views: sources.Views = 0,
     bad_image: sources.BadImage = sources.OnBadImage.error,
@@ -46,9 +50,8 @@ def compare(
     Figures on val are out-of-fold. The best rival is chosen on test, which favours it. docs/ladder.md explains methods.
     """
     with guarded(quiet=quiet, debug=debug):
-        content = sources.source(
-            backbone=backbone, data=data, features=features, dtype=dtype, views=views, bad_image=bad_image, cache=cache
-        )
+        content = sources.extraction(arch, input_size, mean, std, dtype, views, bad_image)
+        content |= sources.source(backbone, data, features, cache)
         content |= {
             "metrics": parse_names(metric),
             "methods": parse_names(methods),
@@ -56,13 +59,9 @@ def compare(
             "val_per_class": val_per_class,
             "stage2": parse_assignments(settings or []),
         }
-        document = compare_recipe(
-            build_recipe(CompareRecipe, content),
-            folder,
-            device=choose_device(device),
-            overwrite=overwrite,
-            track=progress(quiet=quiet),
-        )
+        recipe = build_recipe(CompareRecipe, content)
+        where, bar = choose_device(device), progress(quiet=quiet)
+        document = compare_recipe(recipe, folder, device=where, overwrite=overwrite, track=bar)
         if as_json:
             print(json.dumps(document, indent=1, allow_nan=False))
         elif not quiet:

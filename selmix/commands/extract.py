@@ -10,16 +10,21 @@ from rich.table import Table
 from selmix.commands import sources
 from selmix.commands.console import guarded, out, progress
 from selmix.commands.options import Debug, Device, DeviceName, Json, Quiet
-from selmix.extraction import ImageRequest, describe_cache, extract_to_cache
+from selmix.extraction import describe_cache, extract_to_cache
 from selmix.features.disk import shown_bytes
 from selmix.pipeline import choose_device
 from selmix.ranks import join_ranks
+from selmix.recipe import ExtractRecipe, build_recipe
 
 
 def extract(
     backbone: Annotated[str, typer.Option(help="As for finetune.")],
     data: Annotated[str, typer.Option(help="As for finetune.")],
     cache: Annotated[Path, typer.Option("--out", help="Folder of the features; --features takes it then.")],
+    arch: sources.Arch = None,
+    input_size: sources.InputSize = None,
+    mean: sources.Mean = None,
+    std: sources.Std = None,
     dtype: sources.DtypeName = sources.Dtype.auto,
     views: sources.Views = 0,
     bad_image: sources.BadImage = sources.OnBadImage.error,
@@ -38,17 +43,12 @@ def extract(
     ranks = join_ranks()
     alone = ranks.rank == 0  # the others work in silence
     with guarded(quiet=quiet or not alone, debug=debug):
-        request = ImageRequest(
-            backbone,
-            data,
-            dtype=str(dtype),
-            views=views,
-            skip_bad=bad_image == sources.OnBadImage.skip,
-            cache=cache,
-            workers=workers,
+        content = sources.extraction(arch, input_size, mean, std, dtype, views, bad_image)
+        recipe = build_recipe(
+            ExtractRecipe, content | {"backbone": backbone, "data": data, "workers": workers, "cache": str(cache)}
         )
         track = progress(quiet=quiet or not alone)
-        filled = extract_to_cache(request, device=choose_device(device), ranks=ranks, track=track)
+        filled = extract_to_cache(recipe, device=choose_device(device), ranks=ranks, track=track)
         if as_json and alone:
             print(json.dumps(describe_cache(filled), indent=1))
         elif alone and not quiet:

@@ -31,6 +31,10 @@ def finetune(
     seeds: Annotated[
         str | None, typer.Option(help="Instead of --seed: a run for each, 0..4 or 0,1,2; then also mean and std.")
     ] = None,
+    arch: sources.Arch = None,
+    input_size: sources.InputSize = None,
+    mean: sources.Mean = None,
+    std: sources.Std = None,
     dtype: sources.DtypeName = sources.Dtype.auto,
     views: sources.Views = 0,
     bad_image: sources.BadImage = sources.OnBadImage.error,
@@ -54,9 +58,8 @@ def finetune(
     Exit codes: 0 ok, 2 usage, 3 data or checkpoint problem, 4 a constraint was not met (the run is complete).
     """
     with guarded(quiet=quiet, debug=debug):
-        content = sources.source(
-            backbone=backbone, data=data, features=features, dtype=dtype, views=views, bad_image=bad_image, cache=cache
-        )
+        content = sources.extraction(arch, input_size, mean, std, dtype, views, bad_image)
+        content |= sources.source(backbone, data, features, cache)
         content |= {
             "metric": metric,
             "subject_to": subject_to or [],

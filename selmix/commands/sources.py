@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from selmix.recipe import parse_preprocessing
+
 
 class Dtype(StrEnum):
     """What features are stored as."""
@@ -25,11 +27,25 @@ class OnBadImage(StrEnum):
 
 BackboneSpec = Annotated[
     str | None,
-    typer.Option("--backbone", help="shipped:NAME, timm:NAME@CHECKPOINT (a local file), or timm:NAME (from the hub)."),
+    typer.Option(
+        "--backbone",
+        help="shipped:NAME, timm:NAME (the hub or its cache), timm:NAME@CHECKPOINT, a checkpoint with --arch NAME, or "
+        "a folder of `selmix train`; `selmix backbones` lists names.",
+    ),
 ]
+Arch = Annotated[str | None, typer.Option("--arch", help="Architecture of a checkpoint that is given by its path.")]
+InputSize = Annotated[
+    str | None, typer.Option("--input-size", help="Pixels of the backbone's images instead of its own: 128, or 96x128.")
+]
+Mean = Annotated[str | None, typer.Option("--mean", help="What to subtract from the channels instead: 0.5,0.5,0.5.")]
+Std = Annotated[str | None, typer.Option("--std", help="What to divide the channels by instead: 0.5,0.5,0.5.")]
 DataSpec = Annotated[
     str | None,
-    typer.Option("--data", help="Folder with train/CLASS/*.jpg, and val/ and test/ likewise; or shipped:NAME."),
+    typer.Option(
+        "--data",
+        help="Folder with train/CLASS/*.jpg (and val/, test/), a .csv or .parquet manifest, a .toml data spec, CIFAR, "
+        "or shipped:NAME (docs/data.md).",
+    ),
 ]
 Features = Annotated[
     Path | None,
@@ -53,23 +69,21 @@ Cache = Annotated[
 ]
 
 
-def source(
-    *,
-    backbone: str | None,
-    data: str | None,
-    features: Path | None,
+def source(backbone: str | None, data: str | None, features: Path | None, cache: Path | None) -> dict[str, Any]:
+    """Return what a recipe says of the features to work on."""
+    places = {"features": features, "cache": cache}
+    return {"backbone": backbone, "data": data} | {key: path and str(path) for key, path in places.items()}
+
+
+def extraction(
+    arch: str | None,
+    size: str | None,
+    mean: str | None,
+    std: str | None,
     dtype: Dtype,
     views: int,
     bad_image: OnBadImage,
-    cache: Path | None,
 ) -> dict[str, Any]:
-    """Return what a recipe says of the features to work on."""
-    return {
-        "backbone": backbone,
-        "data": data,
-        "features": None if features is None else str(features),
-        "dtype": str(dtype),
-        "views": views,
-        "on_bad_image": str(bad_image),
-        "cache": None if cache is None else str(cache),
-    }
+    """Return what a recipe says of how images become features."""
+    more = {"arch": arch, "dtype": str(dtype), "views": views, "on_bad_image": str(bad_image)}
+    return parse_preprocessing(size, mean, std) | more

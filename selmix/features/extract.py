@@ -81,8 +81,8 @@ class Engine:
             normal = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
             if normal.dtype == torch.uint8:
                 # (x / 255 - mean) / std in one pass
-                std = torch.tensor(list(self.backbone.std), device=self.device).view(-1, 1, 1)
-                mean = torch.tensor(list(self.backbone.mean), device=self.device).view(-1, 1, 1)
+                std = torch.tensor(list(self.backbone.preprocessing["std"]), device=self.device).view(-1, 1, 1)
+                mean = torch.tensor(list(self.backbone.preprocessing["mean"]), device=self.device).view(-1, 1, 1)
                 normal = torch.addcmul(-mean / std, normal.float(), 1 / (255 * std))
             return self.backbone.model(normal).float().to(DTYPES[self.dtype]).cpu()
 

