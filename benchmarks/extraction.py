@@ -31,7 +31,6 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch.utils.data import DataLoader, Dataset
 
-import selmix.cifar_resnet  # noqa: F401  registers the CIFAR networks
 from selmix.backbones import Backbone
 from selmix.data.images import ArrayImages, FileImages, ImageData, ImageSource, ImageSplit
 from selmix.features.extract import Engine, resolved_dtype
@@ -60,7 +59,7 @@ def backbone(name: str, size: int) -> Backbone:
     model = timm.create_model(name, num_classes=0).eval().requires_grad_(False)
     config = resolve_model_data_config(model) | {"input_size": (3, size, size)}
     transform = create_transform(**config, is_training=False, use_prefetcher=True)
-    return Backbone(name, model, transform, name, pixels=transform, mean=config["mean"], std=config["std"])
+    return Backbone(name, model, transform, name, preprocessing=config, pixels=transform)
 
 
 def source(case: str, folder: Path, count: int) -> ImageSource:
@@ -93,7 +92,7 @@ def forwards(images: ImageSource, net: Backbone, engine: Engine) -> dict[str, Ca
     """Return the bare forward of decoded images, with all threads in a layer, and with a thread a batch."""
     size, threads, total = engine.batch_size(), torch.get_num_threads(), len(images)
     pixels = torch.stack([net.pixels(images.open(position)) for position in range(min(size, total))])
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (net.mean, net.std))
+    mean, std = (torch.tensor(net.preprocessing[name]).view(-1, 1, 1) for name in ("mean", "std"))
     batch = ((pixels.float() / 255 - mean) / std).to(memory_format=torch.channels_last)
     kind = torch.bfloat16 if engine.dtype == "bfloat16" else None
 
