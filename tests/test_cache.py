@@ -467,6 +467,18 @@ def test_an_interrupt_leaves_a_cache_that_goes_on(root, tmp_path, caplog, monkey
     assert content(tmp_path / "cache") == content(tmp_path / "once")
 
 
+def test_a_damaged_block_does_not_count_while_it_is_made_anew(root, tmp_path):
+    class Stopped(Plain):
+        def forward(self, x):
+            raise KeyboardInterrupt
+
+    fill(root, tmp_path / "cache")
+    truncate(tmp_path / "cache" / "train" / "00001.npy")
+    with pytest.raises(KeyboardInterrupt):
+        fill(root, tmp_path / "cache", model=Stopped())
+    assert not (tmp_path / "cache" / "train" / "00001.json").exists()
+
+
 def test_numbers_that_do_not_fit_the_dtype_are_refused(root, tmp_path):
     class Large(Plain):
         def forward(self, x):
