@@ -11,6 +11,7 @@ thread a batch; the faster one counts. Peak memory is that of a process of its o
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -30,7 +31,6 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch.utils.data import DataLoader, Dataset
 
-import selmix.cifar_resnet  # noqa: F401  registers the CIFAR networks
 from selmix.backbones import Backbone
 from selmix.data.images import ArrayImages, FileImages, ImageData, ImageSource, ImageSplit
 from selmix.features.extract import Engine, resolved_dtype
@@ -59,7 +59,7 @@ def backbone(name: str, size: int) -> Backbone:
     model = timm.create_model(name, num_classes=0).eval().requires_grad_(False)
     config = resolve_model_data_config(model) | {"input_size": (3, size, size)}
     transform = create_transform(**config, is_training=False, use_prefetcher=True)
-    return Backbone(name, model, transform, name, pixels=transform, mean=config["mean"], std=config["std"])
+    return Backbone(name, model, transform, name, preprocessing=config, pixels=transform)
 
 
 def source(case: str, folder: Path, count: int) -> ImageSource:
@@ -92,7 +92,7 @@ def forwards(images: ImageSource, net: Backbone, engine: Engine) -> dict[str, Ca
     """Return the bare forward of decoded images, with all threads in a layer, and with a thread a batch."""
     size, threads, total = engine.batch_size(), torch.get_num_threads(), len(images)
     pixels = torch.stack([net.pixels(images.open(position)) for position in range(min(size, total))])
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (net.mean, net.std))
+    mean, std = (torch.tensor(net.preprocessing[name]).view(-1, 1, 1) for name in ("mean", "std"))
     batch = ((pixels.float() / 255 - mean) / std).to(memory_format=torch.channels_last)
     kind = torch.bfloat16 if engine.dtype == "bfloat16" else None
 
@@ -128,6 +128,12 @@ def extracting(request: Filling) -> Callable[[], object]:
     return work
 
 
+def processor_seconds() -> float:
+    """Return what this process and its finished workers have spent on processors; the load of others is not in it."""
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(own.ru_utime + own.ru_stime for own in spent)
+
+
 def measured(case: str, folder: Path, count: int, repeats: int) -> dict[str, object]:
     """Measure the three in turns."""
     name, size = CASES[case]
@@ -136,12 +142,14 @@ def measured(case: str, folder: Path, count: int, repeats: int) -> dict[str, obj
     works = {"decode_s": decoding(images, net, engine.batch_size(), workers), **forwards(images, net, engine)}
     works["extract_s"] = extracting(filling(images, net, dtype, workers))
     times: dict[str, list[float]] = {key: [] for key in works}
+    processor: dict[str, list[float]] = {key: [] for key in works}
     for repeat in range(repeats + 1):
         for key, work in works.items():
-            started = time.perf_counter()
+            started, spent = time.perf_counter(), processor_seconds()
             work()
             if repeat:
                 times[key].append(time.perf_counter() - started)
+                processor[key].append(processor_seconds() - spent)
         print(case, repeat, {key: round(own[-1], 2) for key, own in times.items() if own}, flush=True)
     row: dict[str, object] = {key: statistics.median(own) for key, own in times.items()}
     keys = [key for key in times if key.startswith("forward")]
@@ -153,6 +161,9 @@ def measured(case: str, folder: Path, count: int, repeats: int) -> dict[str, obj
     best = min(statistics.median(times[key]) for key in keys)
     row["ratio"] = (statistics.median(times["decode_s"]) + best) / statistics.median(times["extract_s"])
     row["ratio_of_rounds"] = statistics.median(ratios)
+    spent = {key: statistics.median(own) for key, own in processor.items()}
+    row["processor_s"] = spent
+    row["processor_ratio"] = (spent["decode_s"] + min(spent[key] for key in keys)) / spent["extract_s"]
     row["images_per_second"] = count / statistics.median(times["extract_s"])
     return row
 

@@ -18,7 +18,9 @@ from selmix.features.loading import Batch, Batches, Task, read_ahead
 Track = Callable[[Iterable[int], str, int], Iterable[int]]
 
 _MOST_THREADS = 16  # forward passes at the same time; more threads than that share them
-_BATCH = (8, 128)
+# most images of a batch, and most pixels of one of its channels: on a CPU so few that the memory of a layer is used
+# again by the next one; where it goes back to the system meanwhile, a quarter of the time goes into page faults
+_BATCH = {"cpu": (128, 1 << 18), "gpu": (256, 1 << 24)}
 
 
 @dataclass(frozen=True)
@@ -54,18 +56,14 @@ class Engine:
         return self.forward(self.sample()[None]).shape[1]
 
     def batch_size(self) -> int:
-        """Return a number of images at which layers stay in the processor's cache, a power of two.
+        """Return the number of images of a batch, a power of two.
 
-        It depends on the size of images, the dtype and the device alone: the last bits of features change with it.
+        It depends on the size of images and the device alone: the last bits of features may change with it.
         """
         height, width = self.sample().shape[1:]
-        if self.device.type == "cpu":
-            least, most = _BATCH
-            pixels = 1 << (18 if self._computed is None else 19)
-        else:
-            least, most, pixels = 1, 256, 1 << 24
+        most, pixels = _BATCH["cpu" if self.device.type == "cpu" else "gpu"]
         fitting = max(1, pixels // (height * width))
-        return min(max(1 << (fitting.bit_length() - 1), least), most)
+        return min(1 << (fitting.bit_length() - 1), most)
 
     @property
     def _computed(self) -> torch.dtype | None:
@@ -82,10 +80,10 @@ class Engine:
         ):
             normal = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
             if normal.dtype == torch.uint8:
-                # (x / 255 - mean) / std in one pass
+                # (x / 255 - mean) / std, in place: new memory costs more than the arithmetic
                 std = torch.tensor(list(self.backbone.preprocessing["std"]), device=self.device).view(-1, 1, 1)
                 mean = torch.tensor(list(self.backbone.preprocessing["mean"]), device=self.device).view(-1, 1, 1)
-                normal = torch.addcmul(-mean / std, normal.float(), 1 / (255 * std))
+                normal = normal.float().mul_(1 / (255 * std)).sub_(mean / std)
             return self.backbone.model(normal).float().to(DTYPES[self.dtype]).cpu()
 
     def features(self, batches: Iterable[Batch]) -> Generator[tuple[Batch, torch.Tensor], None, None]:

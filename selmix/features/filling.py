@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -81,7 +82,7 @@ class Filling:
 
     def total(self, count: int) -> int:
         """Return the sum over all ranks."""
-        return int(self.ranks.total(torch.tensor(count, device=self.device if self.ranks.count > 1 else "cpu")))
+        return int(self.ranks.total(torch.tensor(int(count), device=self.device if self.ranks.count > 1 else "cpu")))
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,9 @@ def _extract(folder: Path, sidecar: Sidecar, filling: Filling, engine: Engine, f
     count = sum(len(task.rows) for task in tasks)
     workers = filling.workers
     if workers is None:
-        workers = default_workers(count, processes=filling.ranks.count)
+        # torchrun says how many processes share a machine
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", filling.ranks.count))
+        workers = default_workers(count, processes=processes)
     progress, done = Progress(filling.track, count), 0
     decoded = read_ahead(batches, workers=workers, pinned=filling.device.type == "cuda")
     with closing(decoded), closing(engine.features(decoded)) as results:
