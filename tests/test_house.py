@@ -11,8 +11,9 @@ PACKAGE = Path(selmix.__file__).parent
 
 # docs/architecture.md says what each floor is for
 FLOORS = [
-    ["errors", "ranks", "seeding"],
+    ["agreement", "errors", "ranks", "seeding"],
     [
+        "apportion",
         "bootstrap",
         "calibration",
         "confusion",
@@ -26,7 +27,7 @@ FLOORS = [
         "smoothing",
         "worth",
     ],
-    ["backbones", "checkpoints", "cifar_resnet", "data", "evaluation", "features", "heads", "shipped"],
+    ["backbones", "checkpoints", "cifar_resnet", "data", "evaluation", "features", "heads", "predictions", "shipped"],
     ["baselines", "stage1", "stage2"],
     [
         "compare",
@@ -36,6 +37,7 @@ FLOORS = [
         "figures",
         "finetuning",
         "pipeline",
+        "preparation",
         "recipe",
         "result",
         "run",

@@ -93,6 +93,7 @@ import resource, sys
 import numpy as np
 import torch
 from selmix.descent import cross_entropy_step_
+from selmix.features.pool import Pool
 from selmix.features.rows import StackedRows
 from selmix.features.space import FeatureSpace
 from selmix.features.statistics import class_means
@@ -111,7 +112,7 @@ resource.setrlimit(resource.RLIMIT_DATA, (used + (int(sys.argv[2]) << 20),) * 2)
 space = FeatureSpace.fit(pool)
 means = class_means(pool, labels, k)
 members = [ClassMembers.from_labels(labels, k)] * 6
-batches = PairBatches(pool, space, members, 64, 0.6, torch.Generator().manual_seed(0), torch.zeros(k))
+batches = PairBatches(Pool(pool), space, members, 64, 0.6, torch.Generator().manual_seed(0), torch.zeros(k))
 weights = torch.zeros(6, k, d + 1)
 for features, targets in batches.draw(torch.full((k, k), k**-2.0, dtype=torch.float64), 50):
     cross_entropy_step_(weights, features, targets, rate=0.1)
