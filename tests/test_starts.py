@@ -75,6 +75,8 @@ def heads_right_on(shares: dict[str, tuple[float, ...]], count: int = 100):
     plan = cross_fit({"train": train, "val": val})
 
     class Rule:
+        num_classes = 2
+
         def __init__(self, parts):
             self.parts = torch.tensor(parts)
 
@@ -83,7 +85,7 @@ def heads_right_on(shares: dict[str, tuple[float, ...]], count: int = 100):
             right = features[:, 1] < self.parts[label] - 1e-6
             return torch.nn.functional.one_hot(torch.where(right, label, 1 - label), 2).float()
 
-    return {name: [Rule(parts)] * 4 for name, parts in shares.items()}, plan, val
+    return {name: [Rule(parts)] * 4 for name, parts in shares.items()}, plan
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,7 @@ def heads_right_on(shares: dict[str, tuple[float, ...]], count: int = 100):
     ],
 )
 def test_balanced_is_the_start_unless_another_is_better_by_more_than_two_standard_errors(shares, expected):
-    starts, plan, val = heads_right_on(shares)
+    starts, plan = heads_right_on(shares)
     assert best_start(starts, plan, mean_recall, pseudo_count=0.0) == expected
 
 
@@ -117,6 +119,8 @@ def test_validation_alone_chooses_the_start_and_groups_have_their_rows():
     assert plan.groups == 2
 
     class Rule:
+        num_classes = 2
+
         def __init__(self, in_group):
             self.in_group = torch.tensor(in_group)
 

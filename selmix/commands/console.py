@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,7 @@ from selmix.errors import SelmixError
 from selmix.features.extract import Track
 
 INTERRUPTED = 130
+_GRACE = 2  # seconds: torchrun ends all processes as soon as one has failed, and the one that speaks must come first
 
 out = Console()
 err = Console(stderr=True)
@@ -33,9 +35,11 @@ def guarded(*, quiet: bool, debug: bool, silent: bool = False) -> Iterator[None]
     try:
         yield
     except SelmixError as error:
-        if debug:
+        if debug and not silent:
             err.print_exception()
-        if not silent:
+        if silent:
+            time.sleep(_GRACE)
+        else:
             show_error(str(error))
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
