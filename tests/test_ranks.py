@@ -133,7 +133,7 @@ def test_evidence_of_several_ranks_is_that_of_one():
     def work(ranks: Ranks):
         part = own(ranks).splits
         plan = CrossFit.plan(part["train"], part["val"], 3, folds=3, generator=generator(), ranks=ranks)
-        space = plan.pool.space()
+        space = plan.pool.space
         weights = torch.stack([space.encode_head(head) for head in heads])
         evidence = Evidence.gather(plan, space, weights, generator=generator(1))
         positions = torch.cat(plan.judged)

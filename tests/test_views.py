@@ -87,7 +87,7 @@ def test_no_version_of_a_judged_sample_reaches_its_judge(monkeypatch):
     # coefficient 1: the mixture is the kept sample
     batches = PairBatches(PLAN.pool, AS_IT_IS, PLAN.members, 64, 1.0, generator(), torch.zeros(3))
     seen["loop"] = [features for features, _ in batches.draw(law, 60)]
-    monkeypatch.setattr(Pool, "space", lambda _: AS_IT_IS)
+    monkeypatch.setattr(FeatureSpace, "fit", lambda *_, **__: AS_IT_IS)
     monkeypatch.setattr(
         retrain_module, "cross_entropy_step_", lambda _, features, *args, **named: seen["retrained"].append(features)
     )
@@ -104,7 +104,7 @@ def test_no_version_of_a_judged_sample_reaches_its_judge(monkeypatch):
 
 def test_space_and_evidence_know_clean_features_alone():
     plain = cross_fit({"train": TRAIN, "val": VAL}, 3)
-    spaces = [plan.pool.space() for plan in (plain, PLAN)]
+    spaces = [plan.pool.space for plan in (plain, PLAN)]
     assert torch.equal(spaces[0].centre, spaces[1].centre)
     assert spaces[0].scale == spaces[1].scale
     weights = torch.randn(4, 3, 4, generator=generator())

@@ -64,7 +64,7 @@ def retrain_heads(
     Source: Kang et al., "Decoupling Representation and Classifier for Long-Tailed Recognition", ICLR 2020 (cRT; the
     sampling law is its equation 1).
     """
-    space = pool.space()
+    space = pool.space
     num_classes = len(members[0].counts)
     class_law = members[-1].counts.double() ** sampling_power
 

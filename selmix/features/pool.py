@@ -43,8 +43,9 @@ class Pool:
         """Return how to add up over the processes; None if there is one."""
         return self.ranks.total if self.ranks.count > 1 else None
 
+    @cached_property
     def space(self) -> FeatureSpace:
-        """Return the space of the clean features of all processes."""
+        """Return the space of the clean features of all processes; they are read once for it."""
         return FeatureSpace.fit(self.features, ranks=self.ranks)
 
     @cached_property

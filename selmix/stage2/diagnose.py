@@ -68,7 +68,7 @@ def diagnose(
         generator: source of pairs, members and coefficients.
         pairs: how many to try, drawn evenly over the ranks of all gains, negative ones too; all, if there are fewer.
     """
-    space = plan.pool.space()
+    space = plan.pool.space
     weights = torch.stack([space.encode_head(head) for head in heads])
     evidence = Evidence.gather(plan, space, weights, generator=generator)
     objective = metric.objective(evidence.support, settings.rounding)
