@@ -20,6 +20,7 @@ BACKWARDS = torch.arange(22, -1, -1)
 FORMS = {
     "whole": FEATURES,
     "stacked": StackedRows([FEATURES[:9], FEATURES[9:9], FEATURES[9:]]),
+    "many": StackedRows(list(FEATURES.split(2))),
     "nested": StackedRows([FEATURES[:4], StackedRows([FEATURES[4:9], PickedRows(FEATURES, torch.arange(9, 23))])]),
     "picked": PickedRows(StackedRows([FEATURES.flip(0)[:6], FEATURES.flip(0)[6:]]), BACKWARDS),
 }

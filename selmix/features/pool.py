@@ -43,10 +43,13 @@ class Pool:
         """Return how to add up over the processes; None if there is one."""
         return self.ranks.total if self.ranks.count > 1 else None
 
-    @cached_property
+    @property
     def space(self) -> FeatureSpace:
         """Return the space of the clean features of all processes; they are read once for it."""
-        return FeatureSpace.fit(self.features, ranks=self.ranks)
+        # not a cached_property: before Python 3.12 that holds a lock, in which ranks that are threads would wait
+        if "_space" not in self.__dict__:
+            self.__dict__["_space"] = FeatureSpace.fit(self.features, ranks=self.ranks)
+        return self.__dict__["_space"]
 
     @cached_property
     def _versions(self) -> Rows:

@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 
 CELLS = 1 << 20  # numbers in memory at a time
+_FEW = 4  # parts that are searched one by one, which is faster than sorting for them
 
 
 @dataclass(frozen=True)
@@ -108,18 +109,26 @@ def gather(features: Rows, positions: torch.Tensor) -> torch.Tensor:
         rows = gather(features.base, features.positions.index_select(0, flat))
     else:
         rows = torch.empty(len(flat), features.shape[1], dtype=features.dtype, device=features.device)
-        ordered, order = flat.sort()  # which also reads each part from front to back
-        if len(flat) and not 0 <= int(ordered[0]) <= int(ordered[-1]) < len(features):
-            raise IndexError(f"index out of range: rows {int(ordered[0])} to {int(ordered[-1])} of {len(features)}")
-        cuts = torch.searchsorted(ordered, features.ends)
-        begin = 0
-        for number in cuts.diff(prepend=cuts.new_zeros(1)).nonzero()[:, 0].tolist():
-            part, end = features.parts[number], int(cuts[number])
-            first = features.ends[number] - len(part)
-            # not named: a block of memory that lives on here costs page faults at every call
-            rows.index_copy_(0, order[begin:end], gather(part, ordered[begin:end] - first))
-            begin = end
+        for part, places, own in _by_part(features, flat):
+            # no names for what is read: a block of memory that lives on costs page faults at every call
+            rows[places] = gather(part, own)
     return rows.view(*positions.shape, features.shape[1])
+
+
+def _by_part(stacked: StackedRows, positions: torch.Tensor) -> Iterator[tuple[Rows, torch.Tensor, torch.Tensor]]:
+    """Yield each part that holds some of `positions` [m], where these stand among the m, and their rows in the part."""
+    part_of = torch.bucketize(positions, stacked.ends[:-1], right=True)
+    if len(stacked.parts) <= _FEW:
+        places = [(part_of == number).nonzero()[:, 0] for number in range(len(stacked.parts))]
+        hit = [(number, own) for number, own in enumerate(places) if len(own)]
+    else:
+        order = part_of.argsort()
+        counts = torch.bincount(part_of, minlength=len(stacked.parts))
+        numbers = counts.nonzero()[:, 0]
+        hit = list(zip(numbers.tolist(), order.split(counts[numbers].tolist()), strict=True))
+    for number, own in hit:
+        part = stacked.parts[number]
+        yield part, own, positions[own] - (stacked.ends[number] - len(part))
 
 
 def row_blocks(features: Rows, positions: torch.Tensor | None = None) -> Iterator[tuple[slice, torch.Tensor]]:
