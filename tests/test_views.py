@@ -92,7 +92,8 @@ def test_no_version_of_a_judged_sample_reaches_its_judge(monkeypatch):
         retrain_module, "cross_entropy_step_", lambda _, features, *args, **named: seen["retrained"].append(features)
     )
     settings = RetrainSettings(steps=60)
-    retrain_heads(PLAN.pool, PLAN.class_members, sampling_power=0, settings=settings, generator=generator())
+    own_pool = replace(PLAN.pool)  # with a space of its own
+    retrain_heads(own_pool, PLAN.class_members, sampling_power=0, settings=settings, generator=generator())
     for batch in seen.values():
         batch = torch.stack(batch)
         assert float(batch[..., :-1].max()) > 1500  # views are there
