@@ -18,6 +18,7 @@ import torch
 from measure import machine, median_seconds
 
 from selmix.descent import cross_entropy_step_
+from selmix.features.pool import Pool
 from selmix.features.space import FeatureSpace
 from selmix.features.statistics import class_means
 from selmix.gains import gain_matrix
@@ -100,7 +101,7 @@ def over_shapes(largest: int) -> list[dict[str, float]]:
         features, labels = torch.randn(count, width, generator=generator), torch.arange(count) % num_classes
         members = [ClassMembers.from_labels(labels, num_classes)] * heads
         batches = PairBatches(
-            features, FeatureSpace.fit(features), members, batch, 0.6, generator, torch.zeros(num_classes)
+            Pool(features), FeatureSpace.fit(features), members, batch, 0.6, generator, torch.zeros(num_classes)
         )
         law = torch.full((num_classes, num_classes), num_classes**-2.0, dtype=torch.float64)
         weights = torch.zeros(heads, num_classes, width + 1)
@@ -141,7 +142,7 @@ def over_samples(largest: int) -> list[dict[str, float]]:
             members = [ClassMembers.from_labels(labels, num_classes)] * 6
             law = torch.full((num_classes, num_classes), num_classes**-2.0, dtype=torch.float64)
             generator = torch.Generator().manual_seed(0)
-            batches = PairBatches(features, space, members, 64, 0.6, generator, torch.zeros(num_classes))
+            batches = PairBatches(Pool(features), space, members, 64, 0.6, generator, torch.zeros(num_classes))
             works = [
                 partial(FeatureSpace.fit, features),
                 partial(class_means, features, labels, num_classes),

@@ -21,7 +21,8 @@ from selmix.extraction import named_features
 from selmix.features.extract import Track
 from selmix.features.labeled import FeatureData
 from selmix.metrics import Metric, MetricContext, parse_metric
-from selmix.pipeline import VALIDATION_FRACTION, tune
+from selmix.pipeline import tune
+from selmix.preparation import VALIDATION_FRACTION
 from selmix.recipe import CompareRecipe, refine_settings
 from selmix.run import run_folder
 from selmix.seeding import numpy_generator, torch_generator
@@ -80,7 +81,7 @@ def compare(
     names = chosen_methods(recipe.methods)
     settings = refine_settings(recipe.stage2)
     with run_folder(out, overwrite=overwrite, result=RESULT):
-        data = named_features(recipe, device=device, track=track)
+        data = named_features(recipe, device=device, track=track).dense()
         if data.group_names:
             logger.warning("the groups of samples are left aside: most methods of the ladder know classes alone")
             splits = {name: replace(split, groups=None) for name, split in data.splits.items()}
@@ -218,7 +219,7 @@ def _fit_loop(data: FeatureData, metric: Metric, settings: RefineSettings, seed:
     started = time.perf_counter()
     tuning = tune(data, metric, settings, seed=seed)
     seconds = time.perf_counter() - started
-    test = tuning.head.predict(data.splits["test"].features)
+    test = tuning.head.predict(data.splits["test"].tensor)
     return _Fit(tuning.evaluations["val"]["after"].predictions, test, seconds)
 
 
@@ -231,8 +232,8 @@ def _fit_method(name: str, problem: Problem, data: FeatureData, metric: Metric, 
     if method.learns_val:
         val = out_of_fold(problem, method, metric, generator=torch_generator(seed, f"{stream}/folds"))
     else:
-        val = classifier.logits(problem.val.features).argmax(1)
-    return _Fit(val, classifier.logits(data.splits["test"].features).argmax(1), seconds)
+        val = classifier.logits(problem.val.tensor).argmax(1)
+    return _Fit(val, classifier.logits(data.splits["test"].tensor).argmax(1), seconds)
 
 
 def _value(metric: Metric, labels: torch.Tensor, predictions: torch.Tensor, num_classes: int) -> float:

@@ -10,6 +10,7 @@ from selmix.calibration import expected_calibration_error
 from selmix.confusion import class_confusion, confusion_counts, coverage, joint_confusion
 from selmix.metrics import METRICS, Metric
 from selmix.metrics.groups import HEAD_ABOVE, TAIL_BELOW, ClassGroups, min_head_tail_recall, worst_group_recall
+from selmix.predictions import Predictions
 
 # what is reported beside the metrics that can be tuned
 REPORTED = {
@@ -86,25 +87,25 @@ class Evaluation:
 
 
 def evaluate(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
+    predictions: Predictions,
+    rows: torch.Tensor,
     groups: ClassGroups,
     metric: Metric | None = None,
     *,
-    rows: torch.Tensor | None = None,
+    num_classes: int,
     num_groups: int = 1,
 ) -> Evaluation:
-    """Evaluate logits [n, k] on labels [n]; `metric` is tuned for.
+    """Evaluate predictions [n] on their confusion rows [n]; `metric` is tuned for.
 
-    With groups of samples, `rows` [n] are their confusion rows and `num_groups` is g.
+    A row is a label; with g > 1 groups of samples label * g + group.
     """
-    num_classes = logits.shape[1]
-    confidence, predictions = logits.double().softmax(1).max(1)
-    counts = confusion_counts(labels if rows is None else rows, predictions, num_classes, groups=num_groups)
+    counts = confusion_counts(rows, predictions.classes, num_classes, groups=num_groups)
     metrics = count_statistics(counts, groups, metric)
-    metrics["ece"] = expected_calibration_error(confidence, predictions == labels)
+    metrics["ece"] = expected_calibration_error(
+        predictions.confidence, predictions.classes == rows.div(num_groups, rounding_mode="floor")
+    )
     recall = [None if math.isnan(value) else value for value in class_recalls(counts).tolist()]
-    return Evaluation(metrics, recall, predictions, _group_recall(counts, num_groups))
+    return Evaluation(metrics, recall, predictions.classes, _group_recall(counts, num_groups))
 
 
 def _group_recall(counts: torch.Tensor, num_groups: int) -> list[list[float | None]]:

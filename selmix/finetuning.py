@@ -8,14 +8,17 @@ from typing import Any
 
 import torch
 
+from selmix.agreement import together
 from selmix.checkpoints import write_atomically
 from selmix.constraints import Constraint, bind_constraints, parse_constraint
 from selmix.diagnosis import describe_diagnosis, write_diagnosis
+from selmix.errors import UsageError
 from selmix.extraction import named_features
 from selmix.features.extract import Track
 from selmix.features.labeled import FeatureData
 from selmix.metrics import Metric, MetricContext, parse_metric
 from selmix.pipeline import tune
+from selmix.ranks import ALONE, Ranks
 from selmix.recipe import FinetuneRecipe, refine_settings
 from selmix.result import describe
 from selmix.run import run_folder, write_run
@@ -43,6 +46,7 @@ def finetune(
     device: torch.device,
     overwrite: bool = False,
     track: Track | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Tune a head as the recipe says, write the run folder, return the content of its `result.json`.
 
@@ -55,14 +59,16 @@ def finetune(
         device: where the backbone runs; the head is tuned on the CPU, so its numbers are the same on every device.
         overwrite: replace a finished run in `out`.
         track: wraps long loops to show progress.
+        ranks: the processes of the job: each tunes with the part of the features that it holds, rank 0 writes; the
+            others return no figures.
 
     Raises:
         UsageError: for a faulty request.
         DataError: for faulty data, features or weights.
     """
-    check_request(recipe)
-    with run_folder(out, overwrite=overwrite):
-        return _run(_prepare(recipe, device, track), recipe, out, command)
+    check_request(recipe, ranks)
+    with run_folder(out, overwrite=overwrite, ranks=ranks):
+        return _run(_prepare(recipe, device, track, ranks), recipe, out, command)
 
 
 def finetune_seeds(
@@ -74,6 +80,7 @@ def finetune_seeds(
     device: torch.device,
     overwrite: bool = False,
     track: Track | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Tune a head for each seed, in `out/seed0` and so on; write and return `seeds.json`, means and spreads.
 
@@ -89,36 +96,45 @@ def finetune_seeds(
         device: as for `finetune`.
         overwrite: replace finished runs in `out`.
         track: as for `finetune`.
+        ranks: as for `finetune`.
 
     Raises:
         UsageError: for a faulty request.
         DataError: for faulty data, features or weights.
     """
-    check_request(recipe)
-    with run_folder(out, overwrite=overwrite, result=SEEDS):
-        (out / SEEDS).unlink(missing_ok=True)
-        job = _prepare(recipe, device, track)
+    check_request(recipe, ranks)
+    with run_folder(out, overwrite=overwrite, result=SEEDS, ranks=ranks):
+        if ranks.leads:
+            (out / SEEDS).unlink(missing_ok=True)
+        job = _prepare(recipe, device, track, ranks)
         documents = []
         for seed in seeds:
             own = out / f"seed{seed}"
-            with run_folder(own, overwrite=overwrite):
+            with run_folder(own, overwrite=overwrite, ranks=ranks):
                 documents.append(_run(job, recipe.model_copy(update={"seed": seed}), own, command))
+        if not ranks.leads:
+            return {}
         document = over_seeds(documents)
         write_atomically(out / SEEDS, json.dumps(document, indent=1, allow_nan=False) + "\n")
     return document
 
 
-def check_request(recipe: FinetuneRecipe) -> None:
+def check_request(recipe: FinetuneRecipe, ranks: Ranks = ALONE) -> None:
     """Raise UsageError for what can be wrong with a recipe before its data are read."""
+    if recipe.diagnose and ranks.count > 1:
+        raise UsageError(f"--diagnose works in one process, and torchrun started {ranks.count}; leave one of them away")
     parse_metric(recipe.metric)
     for text in recipe.subject_to:
         parse_constraint(text)
     refine_settings(recipe.stage2)
 
 
-def _prepare(recipe: FinetuneRecipe, device: torch.device, track: Track | None) -> _Job:
-    data = named_features(recipe, device=device, track=track)
-    counts = torch.bincount(data.splits["train"].labels, minlength=len(data.class_names))
+def _prepare(recipe: FinetuneRecipe, device: torch.device, track: Track | None, ranks: Ranks) -> _Job:
+    with together(ranks):
+        data = named_features(recipe, device=device, track=track, ranks=ranks)
+        if data.ranks != ranks:
+            data = data.shard(ranks)
+    counts = ranks.total(torch.bincount(data.splits["train"].labels, minlength=len(data.class_names)))
     context = MetricContext(data.class_names, counts, data.num_groups)
     return _Job(
         data=data,
@@ -132,7 +148,8 @@ def _run(job: _Job, recipe: FinetuneRecipe, out: Path, command: str) -> dict[str
     tuning = tune(
         job.data, job.metric, job.settings, seed=recipe.seed, constraints=job.constraints, diagnosed=recipe.diagnose
     )
-    document = describe(tuning, job.metric, job.constraints, command=command, seed=recipe.seed)
+    lead = job.data.ranks.leads
+    document = describe(tuning, job.metric, job.constraints, command=command, seed=recipe.seed) if lead else {}
     used = vars(job.settings) | {"batch_size": job.settings.batch_size_for(len(job.data.class_names))}
     request = recipe.model_dump(exclude_none=True) | {"metric": job.metric.name, "stage2": used}
     if recipe.diagnose:

@@ -1,6 +1,6 @@
 """The law over class pairs, and drawing pairs and their members from it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -77,15 +77,22 @@ def _invert(masses: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
 class ClassMembers:
     """The samples of every class, laid out for drawing.
 
+    Of samples that several processes hold, each knows its own: those of a class are numbered through, and a process
+    holds the numbers from `before` on.
+
     Attributes:
         order: int64 [n], sample indices grouped by class.
         starts: int64 [k], where each class begins in `order`.
-        counts: int64 [k], samples per class.
+        counts: int64 [k], samples per class, of all processes.
+        own_counts: int64 [k], samples per class in `order`; None if these are all.
+        before: int64 [k], samples per class that processes before this one hold; None if there is one process.
     """
 
     order: torch.Tensor
     starts: torch.Tensor
     counts: torch.Tensor
+    own_counts: torch.Tensor | None = None
+    before: torch.Tensor | None = None
 
     @classmethod
     def from_labels(
@@ -98,6 +105,10 @@ class ClassMembers:
         order = labels.argsort(stable=True)
         return cls(order if among is None else among[order], counts.cumsum(0) - counts, counts)
 
+    def among_others(self, before: torch.Tensor, counts: torch.Tensor) -> "ClassMembers":
+        """Return the same members as the part of `counts` [k] that comes after `before` [k]."""
+        return replace(self, counts=counts, own_counts=self.counts, before=before)
+
     def draw(self, classes: torch.Tensor, *, generator: torch.Generator) -> torch.Tensor:
         """Draw one member of each listed class, uniformly and independently.
 
@@ -106,7 +117,7 @@ class ClassMembers:
             generator: source of randomness.
 
         Returns:
-            Sample indices, of the same shape.
+            Sample indices, of the same shape; -1 for a sample that another process holds.
 
         Raises:
             ValueError: if a listed class has no member.
@@ -117,5 +128,12 @@ class ClassMembers:
         if (counts == 0).any():
             raise ValueError("cannot draw a member of a class without samples")
         uniform = torch.rand(flat.shape, generator=generator, dtype=torch.float64, device=flat.device)
-        position = self.starts.index_select(0, flat) + (uniform * counts).long()
-        return self.order.index_select(0, position).view(classes.shape)
+        number = (uniform * counts).long()
+        if self.before is None or self.own_counts is None:
+            position = self.starts.index_select(0, flat) + number
+            return self.order.index_select(0, position).view(classes.shape)
+        number -= self.before.index_select(0, flat)
+        held = (number >= 0) & (number < self.own_counts.index_select(0, flat))
+        drawn = torch.full_like(flat, -1)
+        drawn[held] = self.order[self.starts[flat[held]] + number[held]]
+        return drawn.view(classes.shape)

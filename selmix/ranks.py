@@ -38,6 +38,24 @@ class Ranks:
         distributed.all_gather(parts, padded)
         return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
+    def first(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the tensor of rank 0, which may overwrite the own one of the same shape."""
+        if self.count > 1:
+            distributed.broadcast(tensor, 0)
+        return tensor
+
+    def shares(self, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what the ranks before this one have of each count [m], together, and what all have."""
+        if self.count == 1:
+            return torch.zeros_like(own), own
+        of_each = self.gathered(own[None])
+        return of_each[: self.rank].sum(0), of_each.sum(0)
+
+    @property
+    def leads(self) -> bool:
+        """Return whether this is rank 0, which alone prints and writes."""
+        return self.rank == 0
+
     def wait(self) -> None:
         """Wait until all ranks have come here."""
         if self.count > 1:

@@ -34,10 +34,7 @@ def describe(
     spread over seeds, backbones or validation splits. Without a test split they are missing and `optimistic` is true.
     """
     data, evaluations = tuning.data, tuning.evaluations
-    support = {
-        name: torch.bincount(split.labels, minlength=len(data.class_names)).tolist()
-        for name, split in data.splits.items()
-    }
+    support = {name: own.sum(1).tolist() for name, own in tuning.support.items()}
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "command": command,
@@ -81,14 +78,9 @@ def describe(
 
 def _groups(tuning: Tuning) -> dict[str, Any]:
     """Return names, samples of each class in each group, and the recall there, null where there is no sample."""
-    data = tuning.data
-    shape = len(data.class_names), data.num_groups
-    support = {
-        name: torch.bincount(split.rows(data.num_groups), minlength=shape[0] * shape[1]).view(shape).tolist()
-        for name, split in data.splits.items()
-    }
+    support = {name: own.tolist() for name, own in tuning.support.items()}
     recall = {name: {split: heads[name].group_recall for split, heads in tuning.evaluations.items()} for name in HEADS}
-    return {"names": data.group_names, "support": support, "recall": recall}
+    return {"names": tuning.data.group_names, "support": support, "recall": recall}
 
 
 def _constraints(tuning: Tuning, constraints: Sequence[Constraint], seed: int) -> list[dict[str, Any]]:
@@ -103,7 +95,7 @@ def _constraints(tuning: Tuning, constraints: Sequence[Constraint], seed: int) -
     kept = {"val": feasibility(constraints, refined.confusion, redrawn)}
     if "test" in tuning.evaluations:
         data, predictions = tuning.data, tuning.evaluations["test"]["after"].predictions
-        rows, num_classes, groups = data.splits["test"].rows(data.num_groups), len(data.class_names), data.num_groups
+        rows, num_classes, groups = tuning.rows["test"], len(data.class_names), data.num_groups
         counts = confusion_counts(rows, predictions, num_classes, groups=groups)
         drawn = resampled_counts(
             rows,
@@ -136,7 +128,7 @@ def _intervals(tuning: Tuning, metric: Metric, seed: int) -> dict[str, Any]:
     """Return 95 % intervals on test: of the tuned head, and of its change from the other heads on the same samples."""
     evaluations = tuning.evaluations["test"]
     before, balanced, after = bootstrap_statistics(
-        tuning.data.splits["test"].rows(tuning.data.num_groups),
+        tuning.rows["test"],
         [evaluations[name].predictions for name in HEADS],
         defined_statistics(tuning.groups, metric),
         len(tuning.data.class_names),

@@ -7,26 +7,46 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+import torch
 
+from selmix.agreement import all_texts, together
 from selmix.checkpoints import save_tensors, write_atomically
 from selmix.errors import UsageError
+from selmix.features.labeled import FeatureData
 from selmix.pipeline import Tuning
+from selmix.ranks import ALONE, Ranks
 
 _RESULT = "result.json"
+_SPLITS = "splits.json"
+_GATHERED = 1 << 20  # sample names that still go into one file
 
 
 @contextmanager
-def run_folder(out: Path, *, overwrite: bool, result: str = _RESULT) -> Iterator[None]:
+def run_folder(out: Path, *, overwrite: bool, result: str = _RESULT, ranks: Ranks = ALONE) -> Iterator[None]:
     """Make the run folder before anything expensive starts; take it away again if nothing came of it.
+
+    Of several processes rank 0 does so; all fail if it cannot.
 
     Args:
         out: the folder.
         overwrite: whether a finished run in it may be replaced.
         result: name of the file that a finished run has.
+        ranks: the processes.
 
     Raises:
         UsageError: if `out` is a file or cannot be made, holds a run and `overwrite` is off, or holds other files.
     """
+    with together(ranks):
+        if ranks.leads:
+            _make(out, overwrite=overwrite, result=result)
+    try:
+        yield
+    finally:
+        if ranks.leads and not any(out.iterdir()):
+            out.rmdir()
+
+
+def _make(out: Path, *, overwrite: bool, result: str) -> None:
     if out.is_dir() and any(out.iterdir()):
         if not (out / result).is_file():
             raise UsageError(f"--out {out} holds files that are no run of selmix; name a new folder")
@@ -39,15 +59,13 @@ def run_folder(out: Path, *, overwrite: bool, result: str = _RESULT) -> Iterator
         probe.unlink()
     except OSError as error:
         raise UsageError(f"--out {out} cannot be written ({error.strerror}); name another folder") from error
-    try:
-        yield
-    finally:
-        if not any(out.iterdir()):
-            out.rmdir()
 
 
 def write_run(out: Path, document: dict[str, Any], tuning: Tuning, request: dict[str, Any]) -> None:
     """Write the run: head, split ids, history, request and, last, the result.
+
+    Of several processes all must come here, and rank 0 writes. A million ids and more stay with the process that holds
+    the samples: rank 3 writes them to `splits.rank3.json`, in the folder of that name on its own machine.
 
     Args:
         out: the prepared folder.
@@ -55,7 +73,14 @@ def write_run(out: Path, document: dict[str, Any], tuning: Tuning, request: dict
         tuning: what stage two did.
         request: what was asked, every default filled in; written as `recipe.toml`.
     """
-    (out / _RESULT).unlink(missing_ok=True)
+    ranks = tuning.data.ranks
+    if ranks.leads:
+        for old in (out / _RESULT, *out.glob("splits.rank*.json")):
+            old.unlink(missing_ok=True)
+    ranks.wait()
+    _write_ids(out, tuning.data)
+    if not ranks.leads:
+        return
     head = tuning.head
     metadata = {
         "class_names": tuning.data.class_names,
@@ -64,10 +89,23 @@ def write_run(out: Path, document: dict[str, Any], tuning: Tuning, request: dict
         "version": document["versions"]["selmix"],
     }
     save_tensors({"weight": head.weight, "bias": head.bias}, out / "head.safetensors", metadata)
-    write_atomically(out / "splits.json", json.dumps(tuning.data.ids) + "\n")
     write_atomically(out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in tuning.refined.history))
     write_atomically(out / "recipe.toml", tomli_w.dumps(request))
     write_atomically(out / _RESULT, json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+def _write_ids(out: Path, data: FeatureData) -> None:
+    ranks = data.ranks
+    count = int(ranks.total(torch.tensor(sum(map(len, data.ids.values())))))
+    if ranks.count > 1 and count >= _GATHERED:
+        out.mkdir(parents=True, exist_ok=True)
+        name = _SPLITS if ranks.leads else f"splits.rank{ranks.rank}.json"
+        write_atomically(out / name, json.dumps(data.ids) + "\n")
+        return
+    parts = [json.loads(text) for text in all_texts(json.dumps(data.ids), ranks)] if ranks.count > 1 else [data.ids]
+    if ranks.leads:
+        ids = {split: [name for part in parts for name in part[split]] for split in data.ids}
+        write_atomically(out / _SPLITS, json.dumps(ids) + "\n")
 
 
 def is_run_of(out: Path, command: str) -> bool:

@@ -17,6 +17,17 @@ def torch_generator(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(derived_seed(seed, name))
 
 
+def own_generator(generator: torch.Generator, *, rank: int, count: int) -> torch.Generator:
+    """Return a stream for what one of `count` processes draws alone, from one that all of them have in common.
+
+    With one process that is the stream itself; with several all take the same numbers from the common one.
+    """
+    if count == 1:
+        return generator
+    seeds = torch.randint(1 << 62, (count,), generator=generator)
+    return torch.Generator().manual_seed(int(seeds[rank]))
+
+
 def numpy_generator(seed: int, name: str) -> np.random.Generator:
     """Return a NumPy generator for the stream `name`."""
     return np.random.default_rng(derived_seed(seed, name))

@@ -14,6 +14,7 @@ from selmix.data.images import ImageData, stack_images
 from selmix.data.sources import open_images
 from selmix.evaluation import ClassGroups, evaluate
 from selmix.features.extract import Track, extract_features
+from selmix.predictions import predict
 from selmix.recipe import TrainRecipe, supervised_settings
 from selmix.seeding import derived_seed, torch_generator
 from selmix.stage1.supervised import train_supervised
@@ -102,5 +103,6 @@ def _metrics(folder: Path, data: ImageData, device: torch.device) -> dict[str, d
             images = data.splits[split]
             features = extract_features(backbone, images, device=device)
             labels = torch.from_numpy(images.labels)
-            metrics[split] = evaluate(backbone.head.logits(features), labels, groups).metrics
+            predictions = predict(backbone.head, features)
+            metrics[split] = evaluate(predictions, labels, groups, num_classes=backbone.head.num_classes).metrics
     return metrics

@@ -13,6 +13,7 @@ from sklearn.metrics import balanced_accuracy_score
 from selmix.baselines.logit_adjustment import logit_adjusted
 from selmix.baselines.retrain import RetrainSettings, retrain_heads
 from selmix.features.labeled import LabeledFeatures
+from selmix.features.pool import Pool
 from selmix.heads import LinearHead
 from selmix.pairs import ClassMembers
 
@@ -23,7 +24,9 @@ SHORT = RetrainSettings(steps=1000)
 def trained(train: LabeledFeatures, power: float, *, seed: int = 0, settings: RetrainSettings = SHORT) -> LinearHead:
     members = ClassMembers.from_labels(train.labels, int(train.labels.max()) + 1)
     generator = torch.Generator().manual_seed(seed)
-    (head,) = retrain_heads(train.features, [members], sampling_power=power, settings=settings, generator=generator)
+    (head,) = retrain_heads(
+        Pool(train.features), [members], sampling_power=power, settings=settings, generator=generator
+    )
     return head
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
+from selmix.features.pool import Pool
 from selmix.features.rows import Rows, StackedRows
 from selmix.features.space import FeatureSpace
 from selmix.pairs import ClassMembers
@@ -31,7 +32,7 @@ def batches(
     members = [ClassMembers.from_labels(LABELS, 3)] * copies
     generator = torch.Generator().manual_seed(1)
     return PairBatches(
-        features, space, members, batch_size, mix_low, generator, NONE if smoothing is None else smoothing, groups
+        Pool(features), space, members, batch_size, mix_low, generator, NONE if smoothing is None else smoothing, groups
     )
 
 
@@ -131,7 +132,7 @@ def test_groups_of_a_class_have_its_target():
     rows = torch.arange(4)
     members = [ClassMembers.from_labels(rows, 4)]
     generator = torch.Generator().manual_seed(0)
-    drawn = PairBatches(rows[:, None].double(), AS_IT_IS, members, 50, 1.0, generator, NONE[:2], groups=2)
+    drawn = PairBatches(Pool(rows[:, None].double()), AS_IT_IS, members, 50, 1.0, generator, NONE[:2], groups=2)
     ((mixed, targets),) = drawn.draw(law, 1)
     assert targets.shape == (50, 2)
     assert torch.equal(targets.argmax(1), mixed[0, :, 0].long() // 2)

@@ -10,6 +10,7 @@ from scipy import stats
 
 from selmix.baselines.retrain import RetrainSettings, retrain_heads
 from selmix.features.labeled import LabeledFeatures
+from selmix.features.pool import Pool
 from selmix.features.rows import StackedRows, gather
 from selmix.features.space import FeatureSpace
 from selmix.heads import LinearHead
@@ -150,20 +151,24 @@ def test_classes_of_two_samples_are_spread_over_the_folds():
 
 
 @pytest.mark.parametrize("folds", FOLDS)
-def test_each_row_of_validation_logits_comes_from_its_judge(folds):
+def test_each_validation_sample_is_predicted_by_its_judge(folds):
     splits = splits_of([1, 1, 0, 1, 1])
     # a sample that is the only one of its class, in val: its judge does not know the class
     splits["val"].labels[0], lonely = 2, 0
     splits["train"].labels[splits["train"].labels == 2] = 0
     plan, val = cross_fit(splits, folds), splits["val"]
     generator = torch.Generator().manual_seed(3)
-    heads = [LinearHead(torch.randn(5, 3, generator=generator), torch.full((5,), 10.0 * h)) for h in range(folds + 1)]
-    logits, fold = plan.val_logits(heads, val), folds_of(plan)[plan.num_train :]
-    assert logits.shape == (4, 5)
+    heads = [
+        LinearHead(torch.randn(5, 3, generator=generator), torch.randn(5, generator=generator))
+        for h in range(folds + 1)
+    ]
+    predictions, fold = plan.val_predictions(heads), folds_of(plan)[plan.num_train :]
+    assert len(predictions.classes) == 4
     assert fold[lonely] >= 0
     for row, judge in enumerate(fold):
-        expected = heads[judge].weight @ val.features[row] + heads[judge].bias
-        torch.testing.assert_close(logits[row], expected)
+        expected = (heads[judge].weight @ val.features[row] + heads[judge].bias).softmax(0).max(0)
+        assert predictions.classes[row] == expected.indices
+        assert float(predictions.confidence[row]) == pytest.approx(float(expected.values), rel=1e-5)
 
 
 def test_features_on_a_memory_map_are_tuned_to_the_same_bits(tmp_path):
@@ -191,7 +196,7 @@ def test_features_on_a_memory_map_are_tuned_to_the_same_bits(tmp_path):
 @pytest.mark.parametrize("groups", [0, 2])
 def test_classes_of_none_one_or_two_validation_samples_work(val_counts, groups):
     splits = splits_of(val_counts, groups=groups)
-    plan, val = cross_fit(splits, 5), splits["val"]
+    plan = cross_fit(splits, 5)
     given, generator = LinearHead(torch.zeros(5, 3), torch.zeros(5)), torch.Generator().manual_seed(0)
     made = starting_heads(given, torch.tensor(TRAIN_COUNTS), plan, smoothing=0.3, steps=40, generator=generator)
     starts = made["balanced"]
@@ -201,12 +206,12 @@ def test_classes_of_none_one_or_two_validation_samples_work(val_counts, groups):
         assert refined.steps == 40
         assert len(refined.heads) == 6
         assert all(head.weight.isfinite().all() and head.bias.isfinite().all() for head in refined.heads)
-        assert plan.val_logits(refined.heads, val).isfinite().all()
+        assert plan.val_predictions(refined.heads).confidence.isfinite().all()
 
 
 def retrained(plan: CrossFit, _: Metric) -> list[LinearHead]:
     generator, settings = torch.Generator().manual_seed(0), RetrainSettings(steps=100)
-    return retrain_heads(plan.features, plan.class_members, sampling_power=0, settings=settings, generator=generator)
+    return retrain_heads(plan.pool, plan.class_members, sampling_power=0, settings=settings, generator=generator)
 
 
 def refined(plan: CrossFit, metric: Metric) -> list[LinearHead]:
@@ -225,10 +230,10 @@ def test_the_judge_of_a_sample_is_the_only_head_that_its_features_do_not_reach(m
     # what looks at all samples, labels unseen or by way of the metric, is fixed: the space, the gains, the best step
     plan, metric = cross_fit(SPLITS, 3), without_feedback(monkeypatch)
     space = FeatureSpace.fit(plan.features)
-    monkeypatch.setattr(FeatureSpace, "fit", lambda features: space)
+    monkeypatch.setattr(FeatureSpace, "fit", lambda features, **_: space)
     features = gather(plan.features, torch.arange(len(plan.labels)))
     features[plan.judged[fold]] += 100
-    changed = replace(plan, features=StackedRows([features]))
+    changed = replace(plan, pool=Pool(features))
     pairs = zip(fit(plan, metric), fit(changed, metric), strict=True)
     same = [torch.equal(a.weight, b.weight) and torch.equal(a.bias, b.bias) for a, b in pairs]
     assert same == [head == fold for head in range(4)]

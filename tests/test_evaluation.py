@@ -10,6 +10,7 @@ from sklearn import metrics as sk
 
 from selmix.evaluation import UNDEFINED, ClassGroups, count_statistics, defined_statistics, evaluate
 from selmix.metrics import Metric
+from selmix.predictions import Predictions
 
 # recalls 0.8, 0.5, 0.25; coverage 10/24, 8/24, 6/24
 COUNTS = torch.tensor([[8.0, 1, 1], [1, 5, 4], [1, 2, 1]], dtype=torch.float64)
@@ -74,7 +75,7 @@ def test_a_class_without_samples_has_no_recall_and_is_left_out():
     # two head classes, of which the second has no sample here; the only tail class has none either
     groups = ClassGroups.from_counts(torch.tensor([300, 300, 50, 5]))
     labels, logits = torch.tensor([0, 0, 0, 2, 2]), torch.eye(4)[[0, 0, 1, 2, 3]]
-    result = evaluate(logits, labels, groups)
+    result = evaluate(Predictions.of_logits(logits), labels, groups, num_classes=4)
     assert result.recall == [pytest.approx(2 / 3), None, 0.5, None]
     assert result.metrics["head_recall"] == pytest.approx(2 / 3)
     assert result.metrics["medium_recall"] == result.metrics["min_recall"] == 0.5
@@ -93,7 +94,11 @@ def test_groups_of_samples_have_rows_of_their_own():
     labels, groups = torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([0, 0, 1, 0, 1, 1])
     logits = torch.eye(2)[[0, 0, 1, 1, 1, 0]]
     metrics = evaluate(
-        logits, labels, ClassGroups.from_counts(torch.tensor([3, 3])), rows=2 * labels + groups, num_groups=2
+        Predictions.of_logits(logits),
+        2 * labels + groups,
+        ClassGroups.from_counts(torch.tensor([3, 3])),
+        num_classes=2,
+        num_groups=2,
     ).metrics
     assert metrics["worst_group_recall"] == 0.25  # group 1: class 0 0 of 1, class 1 1 of 2
     assert metrics["mean_recall"] == pytest.approx(2 / 3)
@@ -143,7 +148,8 @@ def test_evaluate_agrees_with_scikit_learn_and_naive_calibration(seed):
     predictions = logits.argmax(1)
 
     groups = ClassGroups.from_counts(torch.tensor([500, 50, 40, 5]))
-    result = evaluate(torch.from_numpy(logits).float(), torch.from_numpy(labels), groups)
+    given = Predictions.of_logits(torch.from_numpy(logits).float())
+    result = evaluate(given, torch.from_numpy(labels), groups, num_classes=4)
     assert result.predictions.tolist() == predictions.tolist()
     recalls = sk.recall_score(labels, predictions, average=None)
     assert result.recall == pytest.approx(recalls, abs=1e-12)

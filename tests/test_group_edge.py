@@ -16,6 +16,7 @@ from selmix.errors import DataError
 from selmix.evaluation import evaluate
 from selmix.features.file import load_features
 from selmix.metrics.groups import ClassGroups
+from selmix.predictions import Predictions
 
 
 @pytest.fixture(autouse=True)
@@ -168,7 +169,7 @@ def test_evaluate_agrees_with_scikit_learn_in_every_cell():
     predictions = logits.argmax(1).numpy()
     rows = torch.from_numpy(labels * 2 + groups)
     counts = ClassGroups.from_counts(torch.tensor([500, 50, 5]))
-    done = evaluate(logits, torch.from_numpy(labels), counts, rows=rows, num_groups=2)
+    done = evaluate(Predictions.of_logits(logits), rows, counts, num_classes=3, num_groups=2)
     assert done.group_recall[1][1] is None
     worst = []
     for group in range(2):

@@ -11,8 +11,9 @@ PACKAGE = Path(selmix.__file__).parent
 
 # docs/architecture.md says what each floor is for
 FLOORS = [
-    ["errors", "faults", "ranks", "seeding"],
+    ["agreement", "errors", "faults", "ranks", "seeding"],
     [
+        "apportion",
         "bootstrap",
         "calibration",
         "confusion",
@@ -35,6 +36,7 @@ FLOORS = [
         "features",
         "heads",
         "neighbours",
+        "predictions",
         "shipped",
         "wide_resnet",
     ],
@@ -48,6 +50,7 @@ FLOORS = [
         "figures",
         "finetuning",
         "pipeline",
+        "preparation",
         "recipe",
         "result",
         "run",

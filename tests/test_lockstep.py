@@ -7,6 +7,7 @@ from sklearn.metrics import recall_score
 
 from selmix.baselines.retrain import RetrainSettings, retrain_heads
 from selmix.features.labeled import FeatureData, LabeledFeatures
+from selmix.features.pool import Pool
 from selmix.features.space import FeatureSpace
 from selmix.heads import LinearHead
 from selmix.metrics import METRICS
@@ -23,11 +24,11 @@ COUNTS = [500, 150, 50, 20, 10]
 
 def balanced(plan: CrossFit, members: list[ClassMembers], *, steps: int = 300, power: float = 0) -> list[LinearHead]:
     generator, settings = torch.Generator().manual_seed(0), RetrainSettings(steps=steps)
-    return retrain_heads(plan.features, members, sampling_power=power, settings=settings, generator=generator)
+    return retrain_heads(plan.pool, members, sampling_power=power, settings=settings, generator=generator)
 
 
-def recalls(logits: torch.Tensor, labels: torch.Tensor) -> list[float]:
-    return recall_score(labels, logits.argmax(1), average=None).tolist()
+def recalls(predictions: torch.Tensor, labels: torch.Tensor) -> list[float]:
+    return recall_score(labels, predictions, average=None).tolist()
 
 
 def test_heads_share_classes_and_coefficients_and_mix_members_of_their_own():
@@ -39,7 +40,7 @@ def test_heads_share_classes_and_coefficients_and_mix_members_of_their_own():
     law = torch.tensor([[0.0, 0.3], [0.7, 0.0]], dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
     space = FeatureSpace(torch.zeros(6), 1.0)
-    drawn = list(PairBatches(features, space, members, 40, 0.6, generator, torch.zeros(2)).draw(law, 3))
+    drawn = list(PairBatches(Pool(features), space, members, 40, 0.6, generator, torch.zeros(2)).draw(law, 3))
     assert len(drawn) == 3
     for mixed, targets in drawn:
         assert mixed.shape == (3, 40, 7)
@@ -104,8 +105,8 @@ def test_of_noise_nothing_is_learnt_out_of_fold_but_much_in_sample(monkeypatch):
         refined = refine(start, plan, metric, settings, generator=generator)
         assert refined.best_step == 300
         heads = refined.heads
-        outside.extend(recalls(plan.val_logits(heads, val), val.labels))
-        inside.extend(recalls(heads[-1].logits(val.features), val.labels))
+        outside.extend(recalls(plan.val_predictions(heads).classes, val.labels))
+        inside.extend(recalls(heads[-1].predict(val.features), val.labels))
     # 20 x 120 predictions at chance 1/4
     error = (0.25 * 0.75 / 2400) ** 0.5
     assert sum(outside) / len(outside) == pytest.approx(0.25, abs=3 * error)

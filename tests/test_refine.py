@@ -10,6 +10,7 @@ from sklearn.metrics import accuracy_score, recall_score
 from selmix.baselines.retrain import RetrainSettings, retrain_heads
 from selmix.constraints import bind_constraints, parse_constraint
 from selmix.features.labeled import LabeledFeatures
+from selmix.features.pool import Pool
 from selmix.features.space import FeatureSpace
 from selmix.heads import LinearHead
 from selmix.metrics import METRICS, MetricContext, soft_minimum
@@ -27,7 +28,7 @@ def probe(splits: dict[str, LabeledFeatures]) -> LinearHead:
     train, generator = splits["train"], torch.Generator().manual_seed(0)
     members = [ClassMembers.from_labels(train.labels, len(COUNTS))]
     settings = RetrainSettings(steps=500)
-    return retrain_heads(train.features, members, sampling_power=1, settings=settings, generator=generator)[0]
+    return retrain_heads(Pool(train.features), members, sampling_power=1, settings=settings, generator=generator)[0]
 
 
 def tuned(
@@ -147,14 +148,10 @@ def test_accuracy_is_tuned_to_the_prior_of_an_imbalanced_validation_split(seed):
     splits = halves([800, 200, 80, 40, 20], seed=seed)
     plan = cross_fit(splits)
     settings, generator = RetrainSettings(steps=500), torch.Generator().manual_seed(seed)
-    balanced = retrain_heads(
-        plan.features, plan.class_members, sampling_power=0, settings=settings, generator=generator
-    )
+    balanced = retrain_heads(plan.pool, plan.class_members, sampling_power=0, settings=settings, generator=generator)
     refined = refine(balanced, plan, METRICS["accuracy"], SHORT, generator=generator)
     labels = splits["val"].labels
-    before, after = (
-        accuracy_score(labels, plan.val_logits(heads, splits["val"]).argmax(1)) for heads in (balanced, refined.heads)
-    )
+    before, after = (accuracy_score(labels, plan.val_predictions(heads).classes) for heads in (balanced, refined.heads))
     assert after > before + 0.03
 
 
@@ -167,7 +164,7 @@ def test_a_coverage_floor_that_the_free_run_breaks_is_kept(spread, seed):
     kept = tuned(head, splits, "accuracy", settings, constraints=(f"coverage >= {floor}",))
     plan = cross_fit(splits)
     before, after = (
-        torch.bincount(plan.val_logits(refined.heads, val).argmax(1), minlength=5) / len(val.labels)
+        torch.bincount(plan.val_predictions(refined.heads).classes, minlength=5) / len(val.labels)
         for refined in (free, kept)
     )
     assert float(before.min()) < 0.08
@@ -203,7 +200,7 @@ def test_the_metric_is_climbed_on_either_side_of_one_validation_sample():
     train = splits["train"]
     members = [ClassMembers.from_labels(train.labels, 3)]
     (head,) = retrain_heads(
-        train.features, members, sampling_power=1, settings=RetrainSettings(steps=500), generator=generator
+        Pool(train.features), members, sampling_power=1, settings=RetrainSettings(steps=500), generator=generator
     )
     refined = refine([head] * 4, plan, METRICS["min_recall"], SHORT, generator=generator)
     assert refined.best_step > 0

@@ -60,8 +60,8 @@ def test_the_last_round_is_cut_to_the_steps(steps, refresh, expected):
 def test_rates_and_average_by_hand(monkeypatch, averaging, moved):
     rates = []
 
-    def move_by_one(weights, features, targets, *, rate, decay):
-        assert decay == 0.01
+    def move_by_one(weights, features, targets, *, rate, decay, total):
+        assert (decay, total) == (0.01, None)
         rates.append(rate)
         weights.add_(1)
 

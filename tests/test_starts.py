@@ -75,6 +75,8 @@ def heads_right_on(shares: dict[str, tuple[float, ...]], count: int = 100):
     plan = cross_fit({"train": train, "val": val})
 
     class Rule:
+        num_classes = 2
+
         def __init__(self, parts):
             self.parts = torch.tensor(parts)
 
@@ -83,7 +85,7 @@ def heads_right_on(shares: dict[str, tuple[float, ...]], count: int = 100):
             right = features[:, 1] < self.parts[label] - 1e-6
             return torch.nn.functional.one_hot(torch.where(right, label, 1 - label), 2).float()
 
-    return {name: [Rule(parts)] * 4 for name, parts in shares.items()}, plan, val
+    return {name: [Rule(parts)] * 4 for name, parts in shares.items()}, plan
 
 
 @pytest.mark.parametrize(
@@ -104,8 +106,8 @@ def heads_right_on(shares: dict[str, tuple[float, ...]], count: int = 100):
     ],
 )
 def test_balanced_is_the_start_unless_another_is_better_by_more_than_two_standard_errors(shares, expected):
-    starts, plan, val = heads_right_on(shares)
-    assert best_start(starts, plan, val, mean_recall, pseudo_count=0.0) == expected
+    starts, plan = heads_right_on(shares)
+    assert best_start(starts, plan, mean_recall, pseudo_count=0.0) == expected
 
 
 def test_validation_alone_chooses_the_start_and_groups_have_their_rows():
@@ -117,6 +119,8 @@ def test_validation_alone_chooses_the_start_and_groups_have_their_rows():
     assert plan.groups == 2
 
     class Rule:
+        num_classes = 2
+
         def __init__(self, in_group):
             self.in_group = torch.tensor(in_group)
 
@@ -128,9 +132,9 @@ def test_validation_alone_chooses_the_start_and_groups_have_their_rows():
     starts = {"balanced": [Rule([0.6, 0.6])] * 4, "given": [Rule([1.0, 0.45])] * 4}
     metric = parse_metric("worst_group_recall").bind(MetricContext("ab", torch.tensor([4, 4]), 2))
     worst = metric.objective(torch.full((4,), 100.0).double(), lambda values, errors: values.amin())
-    assert best_start(starts, plan, val, worst, pseudo_count=0.0) == "balanced"
+    assert best_start(starts, plan, worst, pseudo_count=0.0) == "balanced"
     plain = METRICS["mean_recall"].objective(torch.full((4,), 100.0).double(), None)
-    assert best_start(starts, plan, val, plain, pseudo_count=0.0) == "given"
+    assert best_start(starts, plan, plain, pseudo_count=0.0) == "given"
 
 
 def test_paired_differences_with_groups_are_those_of_the_rows_by_hand():

@@ -37,11 +37,11 @@ def logistic_head(data: LabeledFeatures, num_classes: int, *, strength: float) -
 
     Source: scikit-learn's LogisticRegression(class_weight="balanced").
     """
-    space = FeatureSpace.fit(data.features)
-    inputs = space.encode(data.features)[:, :-1].numpy()
+    space = FeatureSpace.fit(data.tensor)
+    inputs = space.encode(data.tensor)[:, :-1].numpy()
     model = LogisticRegression(C=strength, class_weight="balanced", max_iter=ITERATIONS)
     model.fit(inputs, data.labels.numpy())
-    weight = torch.from_numpy(np.column_stack([model.coef_, model.intercept_])).to(data.features)
+    weight = torch.from_numpy(np.column_stack([model.coef_, model.intercept_])).to(data.tensor)
     if num_classes == 2:  # scikit-learn keeps the difference of the two rows
         weight = torch.cat([torch.zeros_like(weight), weight])
     return space.decode_head(weight)
@@ -50,7 +50,7 @@ def logistic_head(data: LabeledFeatures, num_classes: int, *, strength: float) -
 def train_logistic(train: LabeledFeatures, val: LabeledFeatures, num_classes: int) -> LinearHead:
     """Fit on train alone, with the strength that has the smallest balanced log loss on val."""
     heads = [logistic_head(train, num_classes, strength=strength) for strength in STRENGTHS]
-    return min(heads, key=lambda head: balanced_log_loss(head.logits(val.features), val.labels))
+    return min(heads, key=lambda head: balanced_log_loss(head.logits(val.tensor), val.labels))
 
 
 def cross_fitted_logistic(
@@ -66,14 +66,14 @@ def cross_fitted_logistic(
     """
 
     def fit(strength: float, rows: torch.Tensor) -> LinearHead:
-        features = torch.cat([train.features, val.features[rows]])
+        features = torch.cat([train.tensor, val.tensor[rows]])
         labels = torch.cat([train.labels, val.labels[rows]])
         return logistic_head(LabeledFeatures(features, labels), num_classes, strength=strength)
 
     def out_of_fold(strength: float) -> torch.Tensor:
-        logits = val.features.new_empty(len(val.labels), num_classes)
+        logits = val.tensor.new_empty(len(val.labels), num_classes)
         for part in fold.unique():
-            logits[fold == part] = fit(strength, fold != part).logits(val.features[fold == part])
+            logits[fold == part] = fit(strength, fold != part).logits(val.tensor[fold == part])
         return logits
 
     logits = {strength: out_of_fold(strength) for strength in STRENGTHS}

@@ -29,4 +29,4 @@ def tuned_logit_adjustment(
 ) -> LinearHead:
     """Return the adjusted head whose tau, of `STRENGTHS`, is the best for the metric on val."""
     candidates = [logit_adjusted(head, class_counts, strength=strength) for strength in STRENGTHS]
-    return best_for(candidates, lambda candidate: candidate.logits(val.features), val.labels, metric)
+    return best_for(candidates, lambda candidate: candidate.logits(val.tensor), val.labels, metric)

@@ -45,7 +45,7 @@ def out_of_fold(
     predictions = torch.empty_like(problem.val.labels)
     for rows, smaller in problem.without_fold:
         classifier = method.fit(smaller, metric, generator=generator)
-        predictions[rows] = classifier.logits(problem.val.features[rows]).argmax(1)
+        predictions[rows] = classifier.logits(problem.val.tensor[rows]).argmax(1)
     return predictions
 
 

@@ -51,8 +51,8 @@ def mislas_head(
     Source: Zhong et al., "Improving Calibration for Long-Tailed Recognition", CVPR 2021, stage two on cached features
     (so without shifted batch normalisation).
     """
-    space = FeatureSpace.fit(data.features)
-    features = space.encode(data.features)
+    space = FeatureSpace.fit(data.tensor)
+    features = space.encode(data.tensor)
     members = ClassMembers.from_labels(data.labels, head.num_classes)
     smoothing = label_aware_smoothing(members.counts, head=settings.head_smoothing, tail=settings.tail_smoothing)
     weight = space.encode_head(head).clone().requires_grad_()

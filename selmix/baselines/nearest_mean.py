@@ -17,7 +17,7 @@ def nearest_mean_head(data: LabeledFeatures, num_classes: int) -> LinearHead:
 
     Source: Mensink et al., "Distance-Based Image Classification", TPAMI 2013; Kang et al., ICLR 2020 (NCM).
     """
-    space = FeatureSpace.fit(data.features)  # centred, so that |m|^2 does not drown the differences
-    weight = class_means(space.encode(data.features), data.labels, num_classes)
+    space = FeatureSpace.fit(data.tensor)  # centred, so that |m|^2 does not drown the differences
+    weight = class_means(space.encode(data.tensor), data.labels, num_classes)
     weight[:, -1] = -weight[:, :-1].square().sum(1) / 2
-    return space.decode_head(weight.to(data.features))
+    return space.decode_head(weight.to(data.tensor))

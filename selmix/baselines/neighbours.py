@@ -32,8 +32,8 @@ class NeighbourVote:
     @classmethod
     def fit(cls, data: LabeledFeatures, num_classes: int) -> "NeighbourVote":
         """Remember the samples; every class must have one."""
-        space = FeatureSpace.fit(data.features)
-        return cls(space, space.encode(data.features), data.labels, num_classes)
+        space = FeatureSpace.fit(data.tensor)
+        return cls(space, space.encode(data.tensor), data.labels, num_classes)
 
     def logits(self, features: torch.Tensor) -> torch.Tensor:
         """Return the log of each class's share of the votes, [n, k]; -inf without a vote."""

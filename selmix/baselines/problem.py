@@ -9,6 +9,7 @@ import torch
 from selmix.baselines.logistic import CrossFitted, cross_fitted_logistic
 from selmix.baselines.retrain import RetrainSettings, retrain_heads
 from selmix.features.labeled import LabeledFeatures
+from selmix.features.pool import Pool
 from selmix.heads import LinearHead
 from selmix.pairs import ClassMembers
 
@@ -65,7 +66,7 @@ class Problem:
     @cached_property
     def pool(self) -> LabeledFeatures:
         """Return train and val as one set, in this order."""
-        features = torch.cat([self.train.features, self.val.features])
+        features = torch.cat([self.train.tensor, self.val.tensor])
         return LabeledFeatures(features, torch.cat([self.train.labels, self.val.labels]))
 
     @cached_property
@@ -105,6 +106,6 @@ def retrained(
     members = ClassMembers.from_labels(data.labels, num_classes)
     settings = RetrainSettings()
     (head,) = retrain_heads(
-        data.features, [members], sampling_power=sampling_power, settings=settings, generator=generator
+        Pool(data.features), [members], sampling_power=sampling_power, settings=settings, generator=generator
     )
     return head

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from selmix.descent import cross_entropy_step_
-from selmix.features.rows import Rows, gather
-from selmix.features.space import FeatureSpace
+from selmix.features.pool import Pool
 from selmix.heads import LinearHead
 from selmix.pairs import ClassMembers
 from selmix.smoothing import label_aware_smoothing, smoothed_targets
@@ -43,7 +42,7 @@ def batch_size_for(num_classes: int) -> int:
 
 
 def retrain_heads(
-    features: Rows,
+    pool: Pool,
     members: list[ClassMembers],
     *,
     sampling_power: float,
@@ -53,8 +52,8 @@ def retrain_heads(
     """Train fresh heads by SGD on cross-entropy, class k being drawn with probability proportional to n_k ** power.
 
     Args:
-        features: [n, d].
-        members: for each head, the samples it learns from, by class; every class must have one.
+        pool: what is drawn from, the views of a sample included.
+        members: for each head, the samples of the pool it learns from, by class; every class must have one.
         sampling_power: q of the class law; 1 instance-balanced, 0.5 square-root, 0 class-balanced.
         settings: of the optimiser.
         generator: source of classes and members.
@@ -65,20 +64,21 @@ def retrain_heads(
     Source: Kang et al., "Decoupling Representation and Classifier for Long-Tailed Recognition", ICLR 2020 (cRT; the
     sampling law is its equation 1).
     """
-    space = FeatureSpace.fit(features)
+    space = pool.space
     num_classes = len(members[0].counts)
     class_law = members[-1].counts.double() ** sampling_power
 
     shape = (settings.steps, settings.batch_size or batch_size_for(num_classes))
     classes = torch.multinomial(class_law, math.prod(shape), replacement=True, generator=generator).view(shape)
     drawn = torch.stack([own.draw(classes, generator=generator) for own in members], dim=1)
-    smoothing = label_aware_smoothing(members[-1].counts, head=settings.smoothing).to(features.dtype)
-    weights = torch.zeros(len(members), num_classes, features.shape[1] + 1, dtype=features.dtype)
+    drawn = pool.any_version(drawn, generator=generator)
+    smoothing = label_aware_smoothing(members[-1].counts, head=settings.smoothing).to(pool.dtype)
+    weights = torch.zeros(len(members), num_classes, pool.width + 1, dtype=pool.dtype)
     averaged = weights.clone()
     for step in range(settings.steps):
         rate = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-        batch = space.encode(gather(features, drawn[step]))
+        batch = pool.encoded(space, drawn[step])
         targets = smoothed_targets(classes[step], smoothing)
-        cross_entropy_step_(weights, batch, targets, rate=rate, decay=settings.weight_decay)
+        cross_entropy_step_(weights, batch, targets, rate=rate, decay=settings.weight_decay, total=pool.total)
         averaged.lerp_(weights, 1 - settings.averaging)
-    return [space.decode_head(weight) for weight in averaged]
+    return [space.decode_head(weight) for weight in pool.ranks.first(averaged)]

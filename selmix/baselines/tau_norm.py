@@ -32,4 +32,4 @@ def tuned_tau_norm(head: LinearHead, val: LabeledFeatures, metric: MetricFunctio
     candidates = [
         tau_normalised(head, exponent=exponent, keep_bias=keep) for keep in (False, True) for exponent in EXPONENTS
     ]
-    return best_for(candidates, lambda candidate: candidate.logits(val.features), val.labels, metric)
+    return best_for(candidates, lambda candidate: candidate.logits(val.tensor), val.labels, metric)

@@ -22,7 +22,7 @@ def scaled_head(head: LinearHead, data: LabeledFeatures, *, decay: float = 5e-4)
 
     Source: Kang et al., "Decoupling Representation and Classifier for Long-Tailed Recognition", ICLR 2020, section 4.
     """
-    logits = head.logits(data.features).double()
+    logits = head.logits(data.tensor).double()
     counts = torch.bincount(data.labels, minlength=head.num_classes)
     scale = torch.ones(head.num_classes, dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([scale], max_iter=ITERATIONS, tolerance_grad=1e-9, line_search_fn="strong_wolfe")

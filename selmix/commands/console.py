@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -14,25 +15,32 @@ from selmix.errors import SelmixError
 from selmix.features.extract import Track
 
 INTERRUPTED = 130
+_GRACE = 2  # seconds: torchrun ends all processes as soon as one has failed, and the one that speaks must come first
 
 out = Console()
 err = Console(stderr=True)
 
 
 @contextmanager
-def guarded(*, quiet: bool, debug: bool) -> Iterator[None]:
-    """Show log lines on stderr, and turn an error into one line and its exit code (`debug` shows the trace)."""
+def guarded(*, quiet: bool, debug: bool, silent: bool = False) -> Iterator[None]:
+    """Show log lines on stderr, and turn an error into one line and its exit code (`debug` shows the trace).
+
+    `silent` shows nothing at all: another process says the same.
+    """
     logger = logging.getLogger("selmix")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logger.addHandler(handler)
-    logger.setLevel(logging.ERROR if quiet else logging.INFO)
+    logger.setLevel(logging.CRITICAL + 1 if silent else logging.ERROR if quiet else logging.INFO)
     try:
         yield
     except SelmixError as error:
-        if debug:
+        if debug and not silent:
             err.print_exception()
-        show_error(str(error))
+        if silent:
+            time.sleep(_GRACE)
+        else:
+            show_error(str(error))
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
         err.print("interrupted")

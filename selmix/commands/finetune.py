@@ -1,6 +1,6 @@
 """`selmix finetune`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from selmix.errors import UsageError
 from selmix.finetuning import finetune as run_one
 from selmix.finetuning import finetune_seeds as run_each
 from selmix.pipeline import choose_device
+from selmix.ranks import join_ranks
 from selmix.recipe import FinetuneRecipe, build_recipe, parse_assignments, parse_seeds
 
 
@@ -57,7 +58,8 @@ def finetune(
 
     Exit codes: 0 ok, 2 usage, 3 data or checkpoint problem, 4 a constraint was not met (the run is complete).
     """
-    with guarded(quiet=quiet, debug=debug):
+    ranks = join_ranks()
+    with guarded(quiet=quiet, debug=debug, silent=not ranks.leads):
         content = sources.extraction(arch, input_size, mean, std, dtype, views, bad_image)
         content |= sources.source(backbone, data, features, cache)
         content |= {
@@ -71,10 +73,9 @@ def finetune(
             raise UsageError("--seed and --seeds exclude each other; a single seed is --seed N")
         recipe = build_recipe(FinetuneRecipe, content)
         several = None if seeds is None else parse_seeds(seeds)
-        where, bar = choose_device(device), progress(quiet=quiet)
-        if several is None:
-            document = run_one(recipe, out, command="finetune", device=where, overwrite=overwrite, track=bar)
-            show_result(document, out, as_json=as_json, quiet=quiet)
-        else:
-            document = run_each(recipe, several, out, command="finetune", device=where, overwrite=overwrite, track=bar)
-            show_seeds(document, out, as_json=as_json, quiet=quiet)
+        work: dict[str, Any] = {"command": "finetune", "device": choose_device(device), "overwrite": overwrite}
+        work |= {"track": progress(quiet=quiet or not ranks.leads), "ranks": ranks}
+        document = run_one(recipe, out, **work) if several is None else run_each(recipe, several, out, **work)
+        if ranks.leads:
+            show = show_result if several is None else show_seeds
+            show(document, out, as_json=as_json, quiet=quiet)

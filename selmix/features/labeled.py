@@ -1,11 +1,11 @@
-"""Features in memory with their labels, and the bundle of them that stage two works on."""
+"""Features with their labels, and the bundle of them that stage two works on."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from selmix.features.rows import Rows
+from selmix.features.rows import Rows, dense, pick
 from selmix.heads import LinearHead
 from selmix.ranks import ALONE, Ranks
 
@@ -15,16 +15,21 @@ class LabeledFeatures:
     """The features of one split.
 
     Attributes:
-        features: float32 [n, d].
+        features: [n, d], float32 once they are read; in memory or on memory maps.
         labels: int64 [n].
         groups: int64 [n], the group of each sample (background, hospital, ...); None if there are none.
         views: [v n, d], view by view: augmented views of the samples, to learn from beside the clean ones, or None.
     """
 
-    features: torch.Tensor
+    features: Rows
     labels: torch.Tensor
     groups: torch.Tensor | None = None
     views: Rows | None = None
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        """Return all features in memory, as they are read."""
+        return dense(self.features)
 
     def rows(self, num_groups: int) -> torch.Tensor:
         """Return the confusion row of each sample, int64 [n]: label * num_groups + group; the label without groups."""
@@ -32,8 +37,11 @@ class LabeledFeatures:
 
     def subset(self, positions: torch.Tensor) -> "LabeledFeatures":
         """Return the samples at `positions`, int64 [m]."""
-        groups = None if self.groups is None else self.groups[positions]
-        return LabeledFeatures(self.features[positions], self.labels[positions], groups)
+        groups, views = None if self.groups is None else self.groups[positions], None
+        if self.views is not None:
+            count = max(len(self.labels), 1)
+            views = pick(self.views, (torch.arange(0, len(self.views), count)[:, None] + positions).flatten())
+        return LabeledFeatures(pick(self.features, positions), self.labels[positions], groups, views)
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,23 @@ class FeatureData:
     seconds: dict[str, float] = field(default_factory=dict)
     cache: dict[str, Any] = field(default_factory=dict)
     ranks: Ranks = ALONE
+
+    def dense(self) -> "FeatureData":
+        """Return the same with the features of every split in memory, and without views."""
+        splits = {
+            name: replace(split, features=dense(split.features), views=None) for name, split in self.splits.items()
+        }
+        return replace(self, splits=splits)
+
+    def shard(self, ranks: Ranks) -> "FeatureData":
+        """Return the part of a rank, every count-th sample: what is left of features that every process could read."""
+        own = {name: torch.arange(ranks.rank, len(split.labels), ranks.count) for name, split in self.splits.items()}
+        return replace(
+            self,
+            splits={name: split.subset(own[name]) for name, split in self.splits.items()},
+            ids={name: self.ids[name][ranks.rank :: ranks.count] for name in self.splits},
+            ranks=ranks,
+        )
 
     @property
     def num_groups(self) -> int:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from selmix.features.rows import Rows, row_blocks
+from selmix.features.rows import Rows, read_dtype, row_blocks
 from selmix.heads import LinearHead
+from selmix.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class FeatureSpace:
     scale: float
 
     @classmethod
-    def fit(cls, features: Rows) -> "FeatureSpace":
-        """Centre and scale by the features [n, d], read once, in blocks; statistics in float64."""
+    def fit(cls, features: Rows, *, ranks: Ranks = ALONE) -> "FeatureSpace":
+        """Centre and scale by the features [n, d] of all ranks, read once, in blocks; statistics in float64."""
         count, squares = 0, 0.0
         centre = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
         for _, rows in row_blocks(features):
@@ -34,7 +35,13 @@ class FeatureSpace:
             squares += float(own @ own) + float(apart @ apart) * count * len(rows) / (count + len(rows))
             count += len(rows)
             centre += apart * (len(rows) / count)
-        return cls(centre.to(features.dtype), (squares / count) ** 0.5 or 1.0)
+        if ranks.count > 1:
+            everyone = float(ranks.total(torch.tensor(count, dtype=torch.float64)))
+            common = ranks.total(centre * count) / everyone
+            apart = centre - common
+            squares = float(ranks.total(torch.tensor(squares + float(apart @ apart) * count, dtype=torch.float64)))
+            centre, count = common, int(everyone)
+        return cls(centre.to(read_dtype(features)), (squares / count) ** 0.5 or 1.0)
 
     def encode(self, features: torch.Tensor) -> torch.Tensor:
         """Map features [..., d] to [..., d + 1]: centred, scaled, with a last column of ones."""

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from selmix.features.rows import Rows, gather
+from selmix.features.pool import Pool
 from selmix.features.space import FeatureSpace
-from selmix.mixup import mix_features
 from selmix.pairs import ClassMembers, draw_pairs
 from selmix.smoothing import smoothed_targets
 
@@ -16,20 +15,20 @@ _CELLS = 1 << 17  # numbers of mixed features and targets in memory at a time, b
 
 @dataclass(frozen=True)
 class PairBatches:
-    """Draws batches of feature mixups from labeled features.
+    """Draws batches of feature mixups from labeled features; several processes draw the same, each mixes what it holds.
 
     Attributes:
-        features: [n, d], plain; they may lie on a memory map, as only the rows that are drawn are read.
+        pool: plain features; only the rows that are drawn are read.
         space: in which the batches are given.
         members: for each of h heads, the samples it may learn from, by row of the law.
         batch_size: mixups a batch.
         mix_low: the coefficient lam of the kept sample is uniform on [mix_low, 1].
-        generator: source of randomness, on the device of the features.
+        generator: source of randomness, on the device of the features; the same for all processes.
         smoothing: label smoothing of each class, [k], in the dtype of the features.
         groups: rows of the law per class, G; row = label * G + group.
     """
 
-    features: Rows
+    pool: Pool
     space: FeatureSpace
     members: list[ClassMembers]
     batch_size: int
@@ -41,6 +40,8 @@ class PairBatches:
     def draw(self, distribution: torch.Tensor, steps: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield `steps` batches: encoded mixtures [h, b, d + 1], and smoothed targets [b, k] of the classes kept.
 
+        Of several processes each yields its part of the mixtures: their sum is the batch.
+
         The heads share classes and coefficients; each mixes members of its own. What is drawn is drawn for all steps
         at once; features are read for a few steps at a time.
 
@@ -49,17 +50,18 @@ class PairBatches:
             steps: batches to draw.
         """
         shape = (steps, self.batch_size)
-        kept, partner = draw_pairs(distribution, steps * self.batch_size, generator=self.generator)
-        uniform = torch.rand(shape, generator=self.generator, device=self.features.device, dtype=self.features.dtype)
+        drawn_pairs = draw_pairs(distribution, steps * self.batch_size, generator=self.generator)
+        # the law comes from arithmetic that may differ in the last bits between processors: one process draws for all
+        pairs = self.pool.ranks.first(torch.stack(drawn_pairs)).view(2, *shape)
+        uniform = torch.rand(shape, generator=self.generator, device=pairs.device, dtype=self.pool.dtype)
         mix = self.mix_low + (1 - self.mix_low) * uniform
-        pairs = torch.stack([kept, partner]).view(2, *shape)
         drawn = torch.stack([own.draw(pairs, generator=self.generator) for own in self.members], dim=2)
+        drawn = self.pool.any_version(drawn, generator=self.generator)
 
-        step_cells = self.batch_size * (len(self.members) * (self.features.shape[1] + 1) + len(self.smoothing))
+        step_cells = self.batch_size * (len(self.members) * (self.pool.width + 1) + len(self.smoothing))
         at_once = max(1, _CELLS // step_cells)
         for start in range(0, steps, at_once):
             block = slice(start, start + at_once)
-            kept_features, partner_features = (gather(self.features, drawn[side, block]) for side in (0, 1))
-            mixed = self.space.encode(mix_features(kept_features, partner_features, mix[block, None]))
+            mixed = self.pool.mixtures(self.space, drawn[:, block], mix[block, None])
             targets = smoothed_targets(pairs[0, block] // self.groups, self.smoothing)
             yield from zip(mixed, targets, strict=True)

@@ -10,9 +10,13 @@ from dataclasses import dataclass
 import torch
 
 from selmix.features.labeled import LabeledFeatures
-from selmix.features.rows import StackedRows
+from selmix.features.pool import Pool
+from selmix.features.rows import Rows, StackedRows
 from selmix.heads import LinearHead
 from selmix.pairs import ClassMembers
+from selmix.predictions import Predictions, predict
+from selmix.ranks import ALONE, Ranks
+from selmix.seeding import own_generator
 from selmix.smoothing import label_aware_smoothing
 
 
@@ -20,10 +24,11 @@ from selmix.smoothing import label_aware_smoothing
 class CrossFit:
     """Who learns from what, and who judges what.
 
-    A row is a class, or a class and a group of samples: row = label * groups + group, as in the confusion matrix.
+    A row is a class, or a class and a group of samples: row = label * groups + group, as in the confusion matrix. Of
+    several processes each knows its own samples alone; what is called so counts all.
 
     Attributes:
-        features: of the pool: train samples, then validation samples.
+        pool: train samples (and their views), then validation samples.
         labels: int64 [n], of the pool.
         rows: int64 [n], the confusion row of every sample.
         num_train: how many of the pool are train samples.
@@ -31,9 +36,11 @@ class CrossFit:
         groups: rows per class.
         members: for each of h heads, the samples it may learn from, by row.
         judged: for each head but the last, the positions in the pool that it predicts.
+        class_counts: int64 [k], samples of each class, of all processes.
+        val_counts: int64 [r], validation samples of each row, of all processes.
     """
 
-    features: StackedRows
+    pool: Pool
     labels: torch.Tensor
     rows: torch.Tensor
     num_train: int
@@ -41,14 +48,24 @@ class CrossFit:
     groups: int
     members: list[ClassMembers]
     judged: list[torch.Tensor]
+    class_counts: torch.Tensor
+    val_counts: torch.Tensor
 
     @classmethod
     def plan(
-        cls, train: LabeledFeatures, val: LabeledFeatures, num_classes: int, *, folds: int, generator: torch.Generator
+        cls,
+        train: LabeledFeatures,
+        val: LabeledFeatures,
+        num_classes: int,
+        *,
+        folds: int,
+        generator: torch.Generator,
+        ranks: Ranks = ALONE,
     ) -> "CrossFit":
         """Deal all samples into `folds` >= 2, row by row.
 
-        A train sample that is the only one of its row is learnt by all and judged by none.
+        A train sample that is the only one of its row is learnt by all and judged by none. The views of a sample are in
+        its fold.
 
         Args:
             train: every class must have a sample.
@@ -56,20 +73,22 @@ class CrossFit:
             num_classes: k.
             folds: heads that judge.
             generator: source of the deal.
+            ranks: the processes, each with a part of the samples.
         """
         labels = torch.cat([train.labels, val.labels])
         rows, groups = labels, 1
         if train.groups is not None and val.groups is not None:
-            groups = 1 + int(max(train.groups.max(), val.groups.max()))
-            rows = labels * groups + torch.cat([train.groups, val.groups])
-        fold = _deal(rows, len(train.labels), folds, generator)
+            own_groups = torch.cat([train.groups, val.groups, torch.zeros(1, dtype=torch.int64)])
+            groups = 1 + int(ranks.gathered(own_groups.max()[None]).max())
+            rows = labels * groups + own_groups[:-1]
+        fold = _deal(rows, len(train.labels), num_classes * groups, folds, generator, ranks)
         everything = torch.arange(len(labels))
         members = [
-            ClassMembers.from_labels(rows, num_classes * groups, among=everything[fold != head])
+            members_of(rows, num_classes * groups, among=everything[fold != head], ranks=ranks)
             for head in range(folds + 1)
         ]
         return cls(
-            features=StackedRows([train.features, val.features]),
+            pool=_pool(train, val, ranks),
             labels=labels,
             rows=rows,
             num_train=len(train.labels),
@@ -77,7 +96,19 @@ class CrossFit:
             groups=groups,
             members=members,
             judged=[(fold == head).nonzero()[:, 0] for head in range(folds)],
+            class_counts=ranks.total(torch.bincount(labels, minlength=num_classes)),
+            val_counts=ranks.total(torch.bincount(rows[len(train.labels) :], minlength=num_classes * groups)),
         )
+
+    @property
+    def features(self) -> Rows:
+        """Return the clean features of the pool."""
+        return self.pool.features
+
+    @property
+    def ranks(self) -> Ranks:
+        """Return the processes, each with a part of the pool."""
+        return self.pool.ranks
 
     @property
     def class_members(self) -> list[ClassMembers]:
@@ -85,40 +116,65 @@ class CrossFit:
         if self.groups == 1:
             return self.members
         return [
-            ClassMembers.from_labels(self.labels, self.num_classes, among=own.order.sort().values)
+            members_of(self.labels, self.num_classes, among=own.order.sort().values, ranks=self.ranks)
             for own in self.members
         ]
 
     def smoothing(self, head: float) -> torch.Tensor:
         """Return the label-aware smoothing of every class, [k]: `head` for the largest, none for the smallest."""
-        return label_aware_smoothing(torch.bincount(self.labels, minlength=self.num_classes), head=head)
+        return label_aware_smoothing(self.class_counts, head=head)
 
-    def val_logits(self, heads: list[LinearHead], val: LabeledFeatures) -> torch.Tensor:
-        """Return the logits [n, k] of the validation samples, each from the head that judges it."""
-        logits = val.features.new_empty(len(val.labels), self.num_classes)
+    def val_predictions(self, heads: list[LinearHead]) -> Predictions:
+        """Return what the validation samples [n] of all ranks are predicted to be, each by the head that judges it."""
+        result = Predictions.empty(len(self.labels) - self.num_train)
         for head, positions in zip(heads, self.judged, strict=False):
-            own = positions[positions >= self.num_train] - self.num_train
-            logits[own] = head.logits(val.features[own])
-        return logits
+            own = positions[positions >= self.num_train]
+            result.put(own - self.num_train, predict(head, self.features, positions=own))
+        return result.gathered(self.ranks)
 
 
-def _deal(rows: torch.Tensor, num_train: int, folds: int, generator: torch.Generator) -> torch.Tensor:
+def members_of(
+    rows: torch.Tensor, num_rows: int, *, among: torch.Tensor | None = None, ranks: Ranks = ALONE
+) -> ClassMembers:
+    """Return the samples of every row, all or those at the positions `among`, as the part that this rank holds."""
+    members = ClassMembers.from_labels(rows, num_rows, among=among)
+    return members if ranks.count == 1 else members.among_others(*ranks.shares(members.counts))
+
+
+def _pool(train: LabeledFeatures, val: LabeledFeatures, ranks: Ranks) -> Pool:
+    clean = StackedRows([train.features, val.features])
+    if train.views is None:
+        return Pool(clean, ranks=ranks)
+    viewed, views = ranks.total(torch.tensor([len(train.labels), len(train.views)])).tolist()
+    return Pool(clean, train.views, views // viewed, ranks) if views else Pool(clean, ranks=ranks)
+
+
+def _deal(
+    rows: torch.Tensor, num_train: int, num_rows: int, folds: int, generator: torch.Generator, ranks: Ranks
+) -> torch.Tensor:
     """Return the fold of each sample, int64 [n]; -1 for a train sample that is the only one of its row.
 
     Within a row the folds follow each other, first over the train samples and on over those of validation, in random
-    order: fold sizes differ by at most one, in train, in validation and together.
+    order: fold sizes differ by at most one, in train, in validation and together. Ranks follow each other likewise.
     """
     # stable: by row, then train before validation, then random
-    shuffled = torch.randperm(len(rows), generator=generator)
+    shuffled = torch.randperm(len(rows), generator=own_generator(generator, rank=ranks.rank, count=ranks.count))
     shuffled = shuffled[(shuffled >= num_train).long().argsort(stable=True)]
     order = shuffled[rows[shuffled].argsort(stable=True)]
-    counts = torch.bincount(rows)
-    starts = counts.cumsum(0) - counts
     # a random first fold, so that small rows do not all leave the last folds empty
-    first = torch.randint(folds, (len(counts),), generator=generator)
+    first = torch.randint(folds, (num_rows,), generator=generator)
+    own_train = torch.bincount(rows[:num_train], minlength=num_rows)
+    own_val = torch.bincount(rows[num_train:], minlength=num_rows)
+    (train_before, all_train), (val_before, all_val) = ranks.shares(own_train), ranks.shares(own_val)
+    # the number of a sample within its row: train samples of all ranks, then validation samples of all ranks
     ordered_rows = rows[order]
+    number = torch.arange(len(rows)) - (own_train.cumsum(0) + own_val.cumsum(0) - own_train - own_val)[ordered_rows]
+    skipped = torch.where(
+        order < num_train, train_before[ordered_rows], (all_train - own_train + val_before)[ordered_rows]
+    )
+    number += skipped  # those of other ranks
     fold = torch.empty_like(rows)
-    fold[order] = (first[ordered_rows] + torch.arange(len(rows)) - starts[ordered_rows]) % folds
-    lone = counts[rows] == 1
+    fold[order] = (first[ordered_rows] + number) % folds
+    lone = (all_train + all_val)[rows] == 1
     fold[lone & (torch.arange(len(rows)) < num_train)] = -1
     return fold

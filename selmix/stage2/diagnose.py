@@ -68,7 +68,7 @@ def diagnose(
         generator: source of pairs, members and coefficients.
         pairs: how many to try, drawn evenly over the ranks of all gains, negative ones too; all, if there are fewer.
     """
-    space = FeatureSpace.fit(plan.features)
+    space = plan.pool.space
     weights = torch.stack([space.encode_head(head) for head in heads])
     evidence = Evidence.gather(plan, space, weights, generator=generator)
     objective = metric.objective(evidence.support, settings.rounding)
@@ -140,7 +140,7 @@ def _unit_steps(
 ) -> Iterator[torch.Tensor]:
     """Yield, for each pair, the step [h, k, d + 1] of rate 1 on the mean gradient of many of its mixups."""
     batches = PairBatches(
-        features=plan.features,
+        pool=plan.pool,
         space=space,
         members=plan.members,
         batch_size=MIXUPS,

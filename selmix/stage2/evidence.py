@@ -4,10 +4,13 @@ from dataclasses import dataclass
 
 import torch
 
+from selmix.apportion import own_share, random_shift
 from selmix.confusion import confusion_counts, joint_confusion
 from selmix.features.rows import gather
 from selmix.features.space import FeatureSpace
 from selmix.metrics import MetricFunction
+from selmix.ranks import Ranks
+from selmix.seeding import own_generator
 from selmix.significance import paired_difference
 from selmix.stage2.crossfit import CrossFit
 from selmix.worth import training_worth
@@ -21,14 +24,19 @@ _CELLS = 1 << 22  # numbers in memory at a time
 class Evidence:
     """Judged samples with the weight that each has.
 
+    Of several processes each holds the features of its own samples; who they are and what they are predicted to be is
+    known to all, rank by rank.
+
     Attributes:
-        features: for each judging head, the encoded features of its samples, [m_h, d + 1].
+        features: for each judging head, the encoded features of its own samples, [m_h, d + 1].
         rows: int64 [m], the confusion row of every judged sample, head by head.
         is_val: bool [m].
         weights: float64 [m]: 1 for validation samples, what it is worth for a train sample.
         prior: float64 [r], the share of each row that metrics are computed with: that of validation, where a row that
             has train samples only counts like one with a single validation sample.
         num_classes: k.
+        ranks: the processes.
+        own: where the samples of this process lie among all m.
     """
 
     features: list[torch.Tensor]
@@ -37,6 +45,8 @@ class Evidence:
     weights: torch.Tensor
     prior: torch.Tensor
     num_classes: int
+    ranks: Ranks
+    own: slice
 
     @classmethod
     def gather(
@@ -58,12 +68,13 @@ class Evidence:
                 validation samples.
             generator: source of the choice where there are more samples than needed.
         """
+        ranks, num_rows = plan.ranks, plan.num_classes * plan.groups
         chosen = [_thin(positions, plan, generator) for positions in plan.judged]
         positions = torch.cat(chosen)
-        rows, is_val = plan.rows[positions], positions >= plan.num_train
-        num_rows = plan.num_classes * plan.groups
+        (before, _), own_count = ranks.shares(torch.tensor([len(positions)])), len(positions)
+        rows, is_val = ranks.gathered(plan.rows[positions]), ranks.gathered(positions >= plan.num_train)
         # of all of validation: what is judged of it is cut off at so many a row
-        val_count = torch.bincount(plan.rows[plan.num_train :], minlength=num_rows)
+        val_count = plan.val_counts
         share = torch.where(torch.bincount(rows, minlength=num_rows) > 0, val_count.clamp_min(1), 0).double()
         evidence = cls(
             features=[space.encode(gather(plan.features, own)) for own in chosen],
@@ -72,6 +83,8 @@ class Evidence:
             weights=torch.ones(len(rows), dtype=torch.float64),
             prior=share / share.sum(),
             num_classes=plan.num_classes,
+            ranks=ranks,
+            own=slice(int(before), int(before) + own_count),
         )
         right = (evidence.judge(weights) == rows // plan.groups).double()
 
@@ -87,7 +100,8 @@ class Evidence:
 
     def judge(self, weights: torch.Tensor) -> torch.Tensor:
         """Return the predictions, int64 [m], of every sample by the head that has not learnt it."""
-        return torch.cat([(own @ weight.T).argmax(1) for own, weight in zip(self.features, weights, strict=False)])
+        own = torch.cat([(rows @ weight.T).argmax(1) for rows, weight in zip(self.features, weights, strict=False)])
+        return self.ranks.gathered(own)
 
     @property
     def support(self) -> torch.Tensor:
@@ -111,14 +125,14 @@ class Evidence:
             pseudo_count: as in `confusion`.
         """
         counts = torch.zeros(len(self.prior), self.num_classes, dtype=torch.float64)
-        start = 0
+        start = self.own.start
         for own, weight in zip(self.features, weights, strict=False):
             for block in own.split(max(1, _CELLS // self.num_classes)):
                 rows = slice(start, start + len(block))
                 shares = (block.to(weight) @ weight.T / temperature).softmax(1)
                 counts.index_add_(0, self.rows[rows], shares * self.weights[rows, None])
                 start += len(block)
-        return joint_confusion(counts, pseudo_count=pseudo_count, prior=self.prior)
+        return joint_confusion(self.ranks.total(counts), pseudo_count=pseudo_count, prior=self.prior)
 
     @property
     def groups(self) -> int:
@@ -144,23 +158,30 @@ class Evidence:
     def row_means(self) -> torch.Tensor:
         """Return the weighted mean encoded feature of each row, float64 [r, d + 1]; zeros without samples."""
         sums = torch.zeros(len(self.prior), self.features[0].shape[1], dtype=torch.float64)
-        start = 0
+        start = self.own.start
         for own in self.features:
             block = slice(start, start + len(own))
             sums.index_add_(0, self.rows[block], own.double() * self.weights[block, None])
             start += len(own)
-        return sums / torch.where(self.support > 0, self.support, 1)[:, None]
+        return self.ranks.total(sums) / torch.where(self.support > 0, self.support, 1)[:, None]
 
 
 def _thin(positions: torch.Tensor, plan: CrossFit, generator: torch.Generator) -> torch.Tensor:
-    """Return at most so many of a fold's samples per row, train and validation apart, drawn at random."""
-    folds, num_rows = len(plan.judged), plan.num_classes * plan.groups
+    """Return at most so many of a fold's samples per row, train and validation apart, drawn at random.
+
+    Of several processes each gives in proportion to what it holds, so that they keep together what one would keep.
+    """
+    folds, num_rows, ranks = len(plan.judged), plan.num_classes * plan.groups, plan.ranks
+    alone = own_generator(generator, rank=ranks.rank, count=ranks.count)
     kept = []
     for part, judged in ((positions < plan.num_train, _JUDGED_TRAIN), (positions >= plan.num_train, _JUDGED_VAL)):
         own = positions[part]
-        own = own[torch.randperm(len(own), generator=generator)]
+        own = own[torch.randperm(len(own), generator=alone)]
         own = own[plan.rows[own].argsort(stable=True)]
         counts = torch.bincount(plan.rows[own], minlength=num_rows)
         place = torch.arange(len(own)) - (counts.cumsum(0) - counts)[plan.rows[own]]
-        kept.append(own[place < max(_AT_LEAST, judged // num_rows) / folds])
+        before, everyone = ranks.shares(counts)
+        wanted = everyone.clamp_max(-(-max(_AT_LEAST, judged // num_rows) // folds))
+        shift = torch.zeros_like(wanted) if ranks.count == 1 else random_shift(everyone, generator=generator)
+        kept.append(own[place < own_share(wanted, before, counts, everyone, shift)[plan.rows[own]]])
     return torch.cat(kept).sort().values

@@ -16,7 +16,6 @@ from selmix.constraints import (
     rank_key,
 )
 from selmix.descent import cross_entropy_step_
-from selmix.features.space import FeatureSpace
 from selmix.gains import gain_matrix
 from selmix.heads import LinearHead
 from selmix.metrics import Metric, MetricFunction, logit_gradient
@@ -75,18 +74,18 @@ def refine(
         settings: see `RefineSettings`.
         constraints: what the head must keep, by dual ascent.
         knows_train: the heads to start from have learnt the train samples that they judge.
-        generator: source of pairs, members and coefficients, on the device of the features.
+        generator: source of pairs, members and coefficients, on the device of the features; the same for all processes.
 
     Source: SelMix, ICLR 2024, algorithm 1, on cached features; cross-fitting and the weighing of the evidence are ours.
     """
-    space = FeatureSpace.fit(plan.features)
-    weights = torch.stack([space.encode_head(head) for head in heads])
+    space, ranks = plan.pool.space, plan.ranks
+    weights = ranks.first(torch.stack([space.encode_head(head) for head in heads]))
     evidence = Evidence.gather(plan, space, weights, knows_train=knows_train, generator=generator)
     means = evidence.row_means()
     smoothing = plan.smoothing(settings.smoothing)
     ascent = _Ascent(metric, constraints, evidence, settings)
     batches = PairBatches(
-        features=plan.features,
+        pool=plan.pool,
         space=space,
         members=plan.members,
         batch_size=settings.batch_size_for(plan.num_classes),
@@ -95,6 +94,7 @@ def refine(
         smoothing=smoothing.to(weights),
         groups=plan.groups,
     )
+    total = plan.pool.total
     drawable = torch.stack([own.counts for own in plan.members]).amin(0) > 0
 
     averaged, step, boost = weights.clone(), 0, 1.0
@@ -134,9 +134,10 @@ def refine(
         boost = 1.0
         rate = settings.learning_rate * progress
         for features, targets in batches.draw(law, round_steps):
-            cross_entropy_step_(weights, features, targets, rate=rate, decay=settings.weight_decay)
+            cross_entropy_step_(weights, features, targets, rate=rate, decay=settings.weight_decay, total=total)
             averaged.lerp_(weights, 1 - settings.averaging)
         step += round_steps
+        weights, averaged = ranks.first(weights), ranks.first(averaged)  # last bits may differ between processors
 
         # what became of it, out of fold? Only the last heads stand for election (early ones wander with the large rate,
         # and the best of many would be the luckiest), and only those that beat the start by more than luck explains
@@ -148,6 +149,7 @@ def refine(
             rank = ascent.rank(predictions)
             if rank > best_rank and ascent.beats(rank, predictions):
                 best, best_step, best_rank = averaged.clone(), step, rank
+    best = ranks.first(best)
     return Refined(
         heads=[space.decode_head(weight) for weight in best],
         best_step=best_step,

@@ -6,7 +6,6 @@ import torch
 
 from selmix.baselines.logit_adjustment import logit_adjusted
 from selmix.baselines.retrain import RetrainSettings, retrain_heads
-from selmix.features.labeled import LabeledFeatures
 from selmix.heads import LinearHead
 from selmix.metrics import MetricFunction
 from selmix.significance import paired_difference
@@ -44,7 +43,7 @@ def starting_heads(
     copies, members = len(plan.members), plan.class_members
     retrained = [
         retrain_heads(
-            plan.features,
+            plan.pool,
             members,
             sampling_power=0,
             settings=RetrainSettings(steps=steps, weight_decay=decay, smoothing=eps),
@@ -63,7 +62,6 @@ def starting_heads(
 def best_start(
     starts: dict[str, list[LinearHead]],
     plan: CrossFit,
-    val: LabeledFeatures,
     objective: MetricFunction,
     *,
     pseudo_count: float,
@@ -72,8 +70,8 @@ def best_start(
 
     Judged on validation alone: a head that came with the backbone has learnt the train split.
     """
-    rows = plan.rows[plan.num_train :]
-    predictions = {name: plan.val_logits(heads, val).argmax(1) for name, heads in starts.items()}
+    rows = plan.ranks.gathered(plan.rows[plan.num_train :])
+    predictions = {name: plan.val_predictions(heads).classes for name, heads in starts.items()}
     best = "balanced"
     for name in starts:
         difference, standard_error = paired_difference(

@@ -1,0 +1,78 @@
+"""Two processes under torchrun, with gloo: what they tell each other, and what the command line makes of it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import gaussian_splits, write_npz
+
+SCRIPT = Path(__file__).with_name("two_processes.py")
+COUNTS = {"train": 94, "val": 36, "test": 120}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """Return the folder in which two processes have worked, and what they wrote on stderr."""
+    folder = tmp_path_factory.mktemp("two")
+    splits = gaussian_splits([60, 25, 9], seed=0, per_class=40, val=12, spread=0.7)
+    arrays = {f"{name}_{part}": getattr(own, part).numpy() for name, own in splits.items() for part in ("features", "labels")}  # fmt: skip  # noqa: E501
+    write_npz(folder / "f.npz", arrays)
+    shutil.copy(folder / "f.npz", folder / "only0.npz")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    finished = subprocess.run(
+        [*torchrun, SCRIPT, folder],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent.parent)},
+    )
+    assert finished.returncode == 0, finished.stderr
+    return folder, finished.stderr
+
+
+def test_what_two_processes_tell_each_other(done):
+    said = [json.loads((done[0] / f"rank{rank}.json").read_text()) for rank in range(2)]
+    for own in said:
+        assert own["count"] == 2
+        assert own["total"] == [10, 12, 14]
+        assert own["gathered"] == [0, 1]
+        assert own["flags"] == [False, True]
+        assert own["first"] == [0, 1, 2]
+        assert own["texts"] == ["", "x"]
+    assert [own["shares"] for own in said] == [[[0, 0], [3, 10]], [[1, 5], [3, 10]]]
+
+
+def test_exit_codes_are_the_same_on_all_but_for_a_constraint_that_the_first_tells(done):
+    said = [json.loads((done[0] / f"rank{rank}.json").read_text()) for rank in range(2)]
+    expected = {"one": 0, "again": 2, "seeds": 0, "diagnose": 2, "compare": 2, "lost": 3}
+    assert said[0]["codes"] == expected | {"unmet": 4}
+    assert said[1]["codes"] == expected | {"unmet": 0}
+
+
+def test_each_error_is_told_once(done):
+    lines = [line for line in done[1].splitlines() if line.startswith("error:")]
+    assert len(lines) == 5
+    for line, words in zip(lines, ["finished run", "--diagnose", "compare", "only1.npz", "not met"], strict=True):
+        assert words in line
+    assert not (done[0] / "no").exists()
+
+
+def test_the_run_is_complete_and_tells_of_all_samples(done):
+    folder = done[0]
+    result = json.loads((folder / "one" / "result.json").read_text())
+    ids = json.loads((folder / "one" / "splits.json").read_text())
+    assert {name: sorted(map(int, own)) for name, own in ids.items()} == {
+        name: list(range(count)) for name, count in COUNTS.items()
+    }
+    assert result["support"] == {"train": [60, 25, 9], "val": [12] * 3, "test": [40] * 3, "unlabeled": 0}
+    assert result["after"]["test"]["mean_recall"] == pytest.approx(np.mean(result["recall"]["after"]["test"]))
+    seeds = json.loads((folder / "seeds" / "seeds.json").read_text())
+    assert seeds["seeds"] == [0, 1]
+    assert seeds["after"]["test"]["mean_recall"]["mean"] > 0.5
+    assert json.loads((folder / "seeds" / "seed0" / "result.json").read_text())["after"] == result["after"]
