@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from selmix.agreement import together
 from selmix.checkpoints import write_atomically
 from selmix.constraints import Constraint, bind_constraints, parse_constraint
 from selmix.diagnosis import describe_diagnosis, write_diagnosis
@@ -130,10 +129,9 @@ def check_request(recipe: FinetuneRecipe, ranks: Ranks = ALONE) -> None:
 
 
 def _prepare(recipe: FinetuneRecipe, device: torch.device, track: Track | None, ranks: Ranks) -> _Job:
-    with together(ranks):
-        data = named_features(recipe, device=device, track=track, ranks=ranks)
-        if data.ranks != ranks:
-            data = data.shard(ranks)
+    data = named_features(recipe, device=device, track=track, ranks=ranks)
+    if data.ranks != ranks:
+        data = data.shard(ranks)
     counts = ranks.total(torch.bincount(data.splits["train"].labels, minlength=len(data.class_names)))
     context = MetricContext(data.class_names, counts, data.num_groups)
     return _Job(

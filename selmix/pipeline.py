@@ -1,5 +1,6 @@
 """Stage two on ready features: set validation aside where it is missing, tune, evaluate."""
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -212,4 +213,6 @@ def choose_device(name: str) -> torch.device:
         name = next(device for device in ("cuda", "mps", "cpu") if have[device])
     if not have[name]:
         raise UsageError(f"this machine has no {name} device; use --device auto or cpu")
+    if name == "cuda":  # torchrun numbers the processes of a machine
+        return torch.device(name, int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     return torch.device(name)

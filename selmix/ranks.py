@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import distributed
@@ -68,11 +69,12 @@ ALONE = Ranks()
 def join_ranks() -> Ranks:
     """Return the processes that torchrun started together with this one; `ALONE` without torchrun.
 
-    accelerate opens the process group and picks its backend (gloo, NCCL) by the device.
+    accelerate opens the process group: gloo, as what travels lies on the CPU. Ranks may wait for each other for a day:
+    one may have much longer to extract than another, and torchrun ends all when one has died.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return ALONE
     from accelerate import PartialState  # takes a while to import, and few need it
 
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = PartialState(cpu=True, timeout=timedelta(days=1))
     return Ranks(state.process_index, state.num_processes)

@@ -15,7 +15,7 @@ from selmix.errors import SelmixError
 from selmix.features.extract import Track
 
 INTERRUPTED = 130
-_GRACE = 2  # seconds: torchrun ends all processes as soon as one has failed, and the one that speaks must come first
+_GRACE = 2  # seconds: torchrun ends all processes soon after one has failed; what they all have to say, one says
 
 out = Console()
 err = Console(stderr=True)
@@ -25,7 +25,7 @@ err = Console(stderr=True)
 def guarded(*, quiet: bool, debug: bool, silent: bool = False) -> Iterator[None]:
     """Show log lines on stderr, and turn an error into one line and its exit code (`debug` shows the trace).
 
-    `silent` shows nothing at all: another process says the same.
+    `silent` shows nothing: another process says the same. An error that it does not have, too, is shown after a while.
     """
     logger = logging.getLogger("selmix")
     handler = logging.StreamHandler()
@@ -35,12 +35,11 @@ def guarded(*, quiet: bool, debug: bool, silent: bool = False) -> Iterator[None]
     try:
         yield
     except SelmixError as error:
-        if debug and not silent:
-            err.print_exception()
         if silent:
             time.sleep(_GRACE)
-        else:
-            show_error(str(error))
+        if debug:
+            err.print_exception()
+        show_error(str(error))
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
         err.print("interrupted")

@@ -41,17 +41,16 @@ def extract(
     Several processes share the work: torchrun --nproc-per-node 2 -m selmix extract ...
     """
     ranks = join_ranks()
-    alone = ranks.rank == 0  # the others work in silence
-    with guarded(quiet=quiet or not alone, debug=debug):
+    with guarded(quiet=quiet, debug=debug, silent=not ranks.leads):
         content = sources.extraction(arch, input_size, mean, std, dtype, views, bad_image)
         recipe = build_recipe(
             ExtractRecipe, content | {"backbone": backbone, "data": data, "workers": workers, "cache": str(cache)}
         )
-        track = progress(quiet=quiet or not alone)
+        track = progress(quiet=quiet or not ranks.leads)
         filled = extract_to_cache(recipe, device=choose_device(device), ranks=ranks, track=track)
-        if as_json and alone:
+        if as_json and ranks.leads:
             print(json.dumps(describe_cache(filled), indent=1))
-        elif alone and not quiet:
+        elif ranks.leads and not quiet:
             _show(describe_cache(filled))
 
 
