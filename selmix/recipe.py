@@ -3,15 +3,17 @@
 import dataclasses
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
 
-from selmix.backbones import Preprocessing
 from selmix.errors import UsageError
 from selmix.faults import STRICT, all_faults, read_toml
 from selmix.stage1.supervised import SupervisedSettings
 from selmix.stage2.settings import RefineSettings
+
+if TYPE_CHECKING:
+    from selmix.backbones import Preprocessing
 
 _Settings = TypeVar("_Settings")
 
@@ -36,8 +38,10 @@ class _Extraction(BaseModel):
         self.overrides()
         return self
 
-    def overrides(self) -> Preprocessing:
+    def overrides(self) -> "Preprocessing":
         """Return what to do otherwise than the backbone's data config says."""
+        from selmix.backbones import Preprocessing  # timm takes a while to import, and ready features need none
+
         return Preprocessing(self.input_size, self.mean, self.std)
 
 
