@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from selmix.agreement import together
 from selmix.backbones import load_backbone
 from selmix.data.sources import open_images
 from selmix.features.cached import load_cache
@@ -35,7 +36,8 @@ def named_features(
     """
     if recipe.features is not None:
         path = Path(recipe.features)
-        return load_cache(path, ranks=ranks) if path.is_dir() else load_features(path)
+        with together(ranks):
+            return load_cache(path, ranks=ranks) if path.is_dir() else load_features(path)
     return features_of_images(recipe.extraction(), device=device, ranks=ranks, track=track)
 
 

@@ -1,5 +1,6 @@
 """Several processes on one job, started by torchrun: what each knows alone, added up or put in a row."""
 
+import atexit
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -77,4 +78,5 @@ def join_ranks() -> Ranks:
     from accelerate import PartialState  # takes a while to import, and few need it
 
     state = PartialState(cpu=True, timeout=timedelta(days=1))
+    atexit.register(state.destroy_process_group)  # else its threads may abort the process as it ends
     return Ranks(state.process_index, state.num_processes)

@@ -132,7 +132,7 @@ def test_recipes_take_the_same_keys(kind, asked):
     recipe = build_recipe(kind, asked | {"backbone": "x.pth", "data": "d"} | keys)
     assert recipe.overrides() == Preprocessing((64, 96), (0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
     for key, value in keys.items():
-        with pytest.raises(UsageError, match="belong to a --backbone"):
+        with pytest.raises(UsageError, match="goes with --backbone and --data"):
             build_recipe(kind, asked | {"features": "f.npz", key: value})
     with pytest.raises(UsageError, match="mean must be three numbers"):
         build_recipe(kind, asked | {"backbone": "x", "data": "d", "mean": [2, 2, 2]})

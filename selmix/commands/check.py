@@ -8,7 +8,7 @@ import typer
 
 from selmix.check.report import Report, check_data, write_findings
 from selmix.commands.check_tables import class_table, finding_table, group_table, images_line, printable
-from selmix.commands.console import guarded, out, progress
+from selmix.commands.console import alone, out, progress
 from selmix.commands.options import Debug, Device, DeviceName, Json, Quiet
 from selmix.errors import DataError, UsageError
 from selmix.pipeline import choose_device
@@ -34,7 +34,7 @@ def check(
 
     Exit codes: 0 ok (there may be warnings), 2 usage, 3 there is an error among the findings.
     """
-    with guarded(quiet=quiet, debug=debug):
+    with alone("check", quiet=quiet, debug=debug):
         if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
             raise UsageError(f"--out must be a file in a folder that exists, got {file}")
         report = check_data(data, backbone=backbone, device=choose_device(device), track=progress(quiet=quiet))

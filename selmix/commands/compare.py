@@ -8,14 +8,12 @@ import typer
 from rich.table import Table
 
 from selmix.commands import sources
-from selmix.commands.console import guarded, out, progress
+from selmix.commands.console import alone, out, progress
 from selmix.commands.options import Debug, Device, DeviceName, Json, Out, Overwrite, Quiet, Seeds, Settings
 from selmix.commands.tables import percent
 from selmix.compare import ABOUT
 from selmix.compare import compare as compare_recipe
-from selmix.errors import UsageError
 from selmix.pipeline import choose_device
-from selmix.ranks import join_ranks
 from selmix.recipe import CompareRecipe, build_recipe, parse_assignments, parse_names, parse_seeds
 
 
@@ -51,10 +49,7 @@ def compare(
 
     Figures on val are out-of-fold. The best rival is chosen on test, which favours it. docs/ladder.md explains methods.
     """
-    ranks = join_ranks()
-    with guarded(quiet=quiet, debug=debug, silent=not ranks.leads):
-        if ranks.count > 1:
-            raise UsageError(f"compare works in one process, and torchrun started {ranks.count}; leave torchrun away")
+    with alone("compare", quiet=quiet, debug=debug):
         content = sources.extraction(arch, input_size, mean, std, dtype, views, bad_image)
         content |= sources.source(backbone, data, features, cache)
         content |= {

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track as rich_track
 
-from selmix.errors import SelmixError
+from selmix.errors import SelmixError, UsageError
 from selmix.features.extract import Track
+from selmix.ranks import join_ranks
 
 INTERRUPTED = 130
 _GRACE = 2  # seconds: torchrun ends all processes soon after one has failed; what they all have to say, one says
@@ -46,6 +47,16 @@ def guarded(*, quiet: bool, debug: bool, silent: bool = False) -> Iterator[None]
         raise typer.Exit(INTERRUPTED) from error
     finally:
         logger.removeHandler(handler)
+
+
+@contextmanager
+def alone(verb: str, *, quiet: bool, debug: bool) -> Iterator[None]:
+    """Guard a verb as `guarded` does, and refuse several processes."""
+    ranks = join_ranks()
+    with guarded(quiet=quiet, debug=debug, silent=not ranks.leads):
+        if ranks.count > 1:
+            raise UsageError(f"{verb} works in one process, and torchrun started {ranks.count}; leave torchrun away")
+        yield
 
 
 def show_error(message: str) -> None:

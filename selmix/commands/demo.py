@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from selmix.commands.console import guarded, progress
+from selmix.commands.console import alone, progress
 from selmix.commands.options import Debug, Device, DeviceName, Json, Overwrite, Quiet, Seed, Settings, SubjectTo
 from selmix.commands.show import show_result
 from selmix.finetuning import finetune
@@ -40,7 +40,7 @@ def demo(
 
     The same as: selmix finetune --backbone shipped:fashion_resnet32 --data shipped:fashion_mnist_lt --metric min_recall
     """
-    with guarded(quiet=quiet, debug=debug):
+    with alone("demo", quiet=quiet, debug=debug):
         stage2 = {f"stage2.{key}": value for key, value in parse_assignments(settings or []).items()}
         overrides = {"metric": metric, "subject_to": subject_to or [], "seed": seed or 0, **stage2}
         recipe = load_recipe(shipped_recipe("demo"), FinetuneRecipe, overrides)

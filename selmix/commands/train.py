@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from selmix.commands.console import guarded, out, progress
+from selmix.commands.console import alone, out, progress
 from selmix.commands.options import Debug, Device, DeviceName, Json, Out, Quiet
 from selmix.pipeline import choose_device
 from selmix.recipe import TrainRecipe, load_recipe, parse_assignments
@@ -26,7 +26,7 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train a backbone on the train split (mixup), and write its weights and manifest."""
-    with guarded(quiet=quiet, debug=debug):
+    with alone("train", quiet=quiet, debug=debug):
         manifest = train_backbone(
             load_recipe(recipe, TrainRecipe, parse_assignments(settings or [])),
             folder,
