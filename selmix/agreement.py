@@ -32,7 +32,9 @@ def together(ranks: Ranks) -> Iterator[None]:
     kind = next((number for number, own in enumerate(_KINDS) if isinstance(error, own)), 0)
     for said in all_texts("" if error is None else f"{kind}{error}", ranks):
         if said:
-            raise _KINDS[int(said[0])](said[1:]) from error
+            shared = _KINDS[int(said[0])](said[1:])
+            shared.agreed = True
+            raise shared from error
 
 
 def all_texts(text: str, ranks: Ranks) -> list[str]:

@@ -8,9 +8,14 @@ class SelmixError(ValueError):
     """A fault that the user can mend: the rule, the value and the remedy in one line.
 
     A ValueError, as scikit-learn expects of an estimator.
+
+    Attributes:
+        exit_code: of the command.
+        agreed: whether all processes of a job have raised it, so that one can tell it for all.
     """
 
     exit_code = 1
+    agreed = False
 
 
 class UsageError(SelmixError):

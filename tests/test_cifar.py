@@ -277,7 +277,7 @@ def test_nothing_in_a_pickle_is_run(tmp_path, protocol):
         Caller(eval, "1"), Caller(os.system, "true"), Caller(np.fromstring, "1"), Caller(np.load, "x"), Path("x"),
         {1, 2}.union, np.array([Path("x")], dtype=object), np.array(["text"]), np.zeros(1, dtype=[("a", "i4")]),
     ],
-    ids=str,
+    ids=range(9),
 )  # fmt: skip
 def test_what_is_no_plain_array_is_refused(value):
     with pytest.raises(DataError, match="no pickle of plain arrays"):

@@ -16,7 +16,7 @@ from selmix.features.extract import Track
 from selmix.ranks import join_ranks
 
 INTERRUPTED = 130
-_GRACE = 2  # seconds: torchrun ends all processes soon after one has failed; what they all have to say, one says
+_GRACE = 5  # seconds: torchrun ends all processes soon after one has failed; what they all have to say, one says
 
 out = Console()
 err = Console(stderr=True)
@@ -40,7 +40,8 @@ def guarded(*, quiet: bool, debug: bool, silent: bool = False) -> Iterator[None]
             time.sleep(_GRACE)
         if debug:
             err.print_exception()
-        show_error(str(error))
+        if not (silent and error.agreed):
+            show_error(str(error))
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
         err.print("interrupted")
