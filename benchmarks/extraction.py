@@ -89,23 +89,21 @@ def decoding(images: ImageSource, net: Backbone, batch_size: int, workers: int) 
 
 
 def forwards(images: ImageSource, net: Backbone, engine: Engine) -> dict[str, Callable[[], object]]:
-    """Return the bare forward of decoded images, with all threads in a layer, and with a thread a batch."""
-    size, threads, total = engine.batch_size(), torch.get_num_threads(), len(images)
-    pixels = torch.stack([net.pixels(images.open(position)) for position in range(min(size, total))])
+    """Return the bare forward of decoded images, normalised: with all threads in a layer, and with a thread a batch."""
+    size, threads = engine.batch_size(), torch.get_num_threads()
+    pixels = torch.stack([net.pixels(images.open(position)) for position in range(len(images))])
     mean, std = (torch.tensor(net.preprocessing[name]).view(-1, 1, 1) for name in ("mean", "std"))
-    batch = ((pixels.float() / 255 - mean) / std).to(memory_format=torch.channels_last)
-    kind = torch.bfloat16 if engine.dtype == "bfloat16" else None
+    computed = {"dtype": torch.bfloat16, "enabled": engine.dtype == "bfloat16"}
 
-    def one(length: int) -> torch.Tensor:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=kind is not None):
-            return net.model(batch[:length])
-
-    lengths = [min(size, total - start) for start in range(0, total, size)]
+    def one(batch: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode(), torch.autocast("cpu", **computed):
+            normal = batch.to(memory_format=torch.channels_last).float().div_(255).sub_(mean).div_(std)
+            return net.model(normal)
 
     def together(at_a_time: int) -> None:
         torch.set_num_threads(threads // at_a_time)
         with ThreadPoolExecutor(at_a_time) as pool:
-            list(pool.map(one, lengths))
+            list(pool.map(one, pixels.split(size)))
         torch.set_num_threads(threads)
 
     return {"forward_threads_in_layers_s": lambda: together(1), "forward_thread_a_batch_s": lambda: together(threads)}

@@ -1,6 +1,7 @@
 """Every command and every script that the README shows runs."""
 
 import os
+import pickle
 import re
 import shlex
 import subprocess
@@ -25,11 +26,30 @@ COMMANDS = [
 ]
 
 
+def write_small_cifar(folder: Path, rng: np.random.Generator) -> None:
+    """Write CIFAR-10 as torchvision keeps it, with 40 noisy train and 5 test images a class."""
+    folder.mkdir(parents=True)
+    for name, per_class in {f"data_batch_{number}": 8 for number in range(1, 6)}.items() | {("test_batch", 5)}:
+        labels = np.repeat(np.arange(10), per_class)
+        pixels = rng.normal(60 + 15 * labels[:, None], 40, (len(labels), 3072)).clip(0, 255).astype(np.uint8)
+        (folder / name).write_bytes(pickle.dumps({b"data": pixels, b"labels": labels.tolist()}))
+    names = [
+        name.encode()
+        for name in ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    ]
+    (folder / "batches.meta").write_bytes(pickle.dumps({b"label_names": names}))
+
+
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """A folder with what the README takes for granted: images of two classes, a checkpoint, the features it makes."""
+    """A folder with what the README takes for granted: images, checkpoints, the features it makes; CIFAR in small."""
     folder = tmp_path_factory.mktemp("readme")
     rng = np.random.default_rng(0)
+    write_small_cifar(folder / "cifar10" / "cifar-10-batches-py", rng)
+    (spec,) = (text for language, text in BLOCKS if language == "toml")
+    assert "5000" in spec
+    (folder / "cifar10_lt").mkdir()
+    (folder / "cifar10_lt" / "data.toml").write_text(spec.replace("5000", "40").replace("= 100", "= 10"))
     for split, counts in {"train": (12, 6), "val": (6, 6), "test": (6, 6)}.items():
         for name, count, brightness in zip(("cat", "dog"), counts, (90, 160), strict=True):
             (folder / "my_images" / split / name).mkdir(parents=True)
@@ -39,6 +59,7 @@ def workplace(tmp_path_factory):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         safetensors.torch.save_file(timm.create_model("resnet18").state_dict(), folder / "resnet18.safetensors")
+        torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), folder / "efficientnet_lite0.pth")
     for script in [text for language, text in BLOCKS if language == "python"]:
         subprocess.run(
             [sys.executable, "-c", script], cwd=folder, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
@@ -47,8 +68,10 @@ def workplace(tmp_path_factory):
 
 
 def test_the_readme_has_commands():
-    assert {line.split()[1] for line in COMMANDS} == {"finetune", "metrics", "demo", "compare"}
-    assert len(COMMANDS) >= 5
+    assert {line.split()[1] for line in COMMANDS} == {
+        "backbones", "check", "compare", "demo", "extract", "finetune", "metrics",
+    }  # fmt: skip
+    assert len(COMMANDS) >= 12
 
 
 @pytest.mark.parametrize("command", COMMANDS)
