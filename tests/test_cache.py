@@ -243,6 +243,22 @@ def test_blocks_of_another_cache_are_not_taken(root, tmp_path):
         load_cache(tmp_path / "a")
 
 
+@pytest.mark.parametrize("other", ["train/00001", "val/00000"])
+def test_blocks_that_changed_places_are_seen_and_mended(root, tmp_path, other):
+    fill(root, tmp_path / "cache")
+    once = content(tmp_path / "cache")
+    for suffix in ("npy", "json"):
+        one, two = (tmp_path / "cache" / f"{name}.{suffix}" for name in ("train/00000", other))
+        one.rename(tmp_path / "aside")
+        two.rename(one)
+        (tmp_path / "aside").rename(two)
+    with pytest.raises(DataError, match=f"block 0 of train: it was written as {other.replace('0000', '')}"):
+        load_cache(tmp_path / "cache")
+    filled, _ = fill(root, tmp_path / "cache")
+    assert filled.images == 8
+    assert content(tmp_path / "cache") == once
+
+
 def changed(path: Path, seed: int = 99) -> None:
     """Put another image into a file, of the same size in bytes, with the old times."""
     before = path.stat()

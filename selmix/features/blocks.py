@@ -66,6 +66,7 @@ def write_block(folder: Path, number: int, features: torch.Tensor, images: Image
     write_durably(block_path(folder, number), content)
     record = {
         "key": key,
+        "block": _place(folder, number),
         "rows": list(features.shape),
         "digest": hashlib.sha256(content).hexdigest(),
     }
@@ -86,11 +87,13 @@ def read_record(folder: Path, number: int, *, key: str, rows: int, width: int) -
     """Read the record of a block, and what was read to make it.
 
     Raises:
-        Torn: if there is none, or it is damaged or belongs to another cache.
+        Torn: if there is none, or it is damaged or belongs elsewhere.
     """
     record = read_sealed(record_path(folder, number))
     if record.get("key") != key or record.get("rows") != [rows, width]:
         raise Torn("it belongs to another cache")
+    if record.get("block") != _place(folder, number):
+        raise Torn(f"it was written as {record.get('block')}")
     parts = record.pop("images")
     stamps = [None if stamp is None else tuple(stamp) for stamp in parts["stamps"]]
     bad = {int(row): reason for row, reason in parts["bad"].items()}
@@ -118,6 +121,10 @@ def map_block(folder: Path, number: int, *, rows: int, width: int, dtype: str) -
     start = path.stat().st_size // kind.itemsize - rows * width
     flat = torch.from_file(str(path), shared=False, size=start + rows * width, dtype=kind)
     return flat[start:].view(rows, width)
+
+
+def _place(folder: Path, number: int) -> str:
+    return f"{folder.name}/{number}"
 
 
 def block_path(folder: Path, number: int) -> Path:
