@@ -9,6 +9,7 @@ import torch
 
 from selmix.agreement import together
 from selmix.backbones import load_backbone
+from selmix.data.images import ImageData
 from selmix.data.sources import open_images
 from selmix.features.cached import load_cache
 from selmix.features.extract import Track, resolved_dtype
@@ -51,8 +52,9 @@ def features_of_images(
         DataError: for faulty data or weights, or a cache that cannot be written.
     """
     started = time.perf_counter()
-    filled, head = _filled(recipe, device, ranks, track)
-    data = load_cache(filled.folder, ranks=ranks)
+    images = open_images(recipe.data)
+    filled, head = _filled(recipe, images, device, ranks, track)
+    data = load_cache(filled.folder, ranks=ranks, images=images)
     return replace(
         data,
         head=head,
@@ -70,7 +72,7 @@ def extract_to_cache(
         UsageError: for an unknown name.
         DataError: for faulty data or weights, or a cache that cannot be written.
     """
-    return _filled(recipe, device, ranks, track)[0]
+    return _filled(recipe, open_images(recipe.data), device, ranks, track)[0]
 
 
 def describe_cache(filled: Filled) -> dict[str, Any]:
@@ -93,9 +95,8 @@ def describe_cache(filled: Filled) -> dict[str, Any]:
 
 
 def _filled(
-    recipe: ExtractRecipe, device: torch.device, ranks: Ranks, track: Track | None
+    recipe: ExtractRecipe, images: ImageData, device: torch.device, ranks: Ranks, track: Track | None
 ) -> tuple[Filled, LinearHead | None]:
-    images = open_images(recipe.data)
     backbone = load_backbone(recipe.backbone, arch=recipe.arch, overrides=recipe.overrides())
     head = backbone.head_for(images.class_names)
     filling = Filling(

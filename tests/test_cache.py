@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import write_image_folder
+from builders import noise_image, write_image_folder
 from filelock import FileLock
 from PIL import Image
 from torch import nn
@@ -131,7 +131,7 @@ def test_the_second_call_reuses_and_says_so(root, caplog):
     first, model = fill(root)
     assert sum(model.seen) == 1 + 20  # one to see how wide features are
     assert "features of 20 images need 3.5 kB (20 x 4 x 4 bytes" in caplog.text
-    assert first.folder == Path(os.environ["SELMIX_CACHE"]) / first.sidecar.identity.key[:20]
+    assert first.folder.parent == Path(os.environ["SELMIX_CACHE"])
     caplog.clear()
     second, model = fill(root)
     assert model.seen == []
@@ -241,6 +241,62 @@ def test_blocks_of_another_cache_are_not_taken(root, tmp_path):
         shutil.copy(tmp_path / "b" / "train" / f"00000.{suffix}", tmp_path / "a" / "train")
     with pytest.raises(DataError, match="block 0 of train: it belongs to another cache"):
         load_cache(tmp_path / "a")
+
+
+def test_data_sets_of_the_same_names_do_not_share_a_cache(root, tmp_path):
+    one, _ = fill(root)
+    shutil.copytree(root, tmp_path / "copy")
+    two, _ = fill(tmp_path / "copy")
+    assert one.sidecar.identity == two.sidecar.identity
+    assert one.folder != two.folder
+    assert fill(root)[0].images == 0
+
+
+def test_what_another_process_put_there_meanwhile_is_not_taken(root, tmp_path):
+    """Between filling and loading, somebody fills the same folder with images of the same names."""
+    fill(root, tmp_path / "cache")
+    mine = open_images(str(root))
+    shutil.copytree(root, tmp_path / "copy")
+    changed(tmp_path / "copy" / "train" / "ant" / "0.png")
+    fill(tmp_path / "copy", tmp_path / "cache")
+    load_cache(tmp_path / "cache", images=open_images(str(tmp_path / "copy")))
+    with pytest.raises(DataError, match="block 0 of train: 1 of its images changed, the first is train/ant/0.png"):
+        load_cache(tmp_path / "cache", images=mine)
+
+
+def test_what_is_left_by_a_process_that_was_killed_early_is_no_foreign_folder(root, tmp_path):
+    (tmp_path / "cache" / "train").mkdir(parents=True)
+    (tmp_path / "cache" / ".writing-cache.json-123").write_text("{")
+    filled, _ = fill(root, tmp_path / "cache")
+    assert filled.images == 20
+    assert not (tmp_path / "cache" / ".writing-cache.json-123").exists()
+
+
+def test_a_damaged_sidecar_beside_its_blocks_is_written_anew(root, tmp_path):
+    fill(root, tmp_path / "cache")
+    (tmp_path / "cache" / "cache.json").write_text("{")
+    with pytest.raises(DataError, match="repeat the `selmix extract`"):
+        load_cache(tmp_path / "cache")
+    assert fill(root, tmp_path / "cache")[0].images == 0
+    load_cache(tmp_path / "cache")
+
+
+def test_a_file_is_no_folder(root, tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(DataError, match="notes is a file; name a folder"):
+        fill(root, tmp_path / "notes")
+
+
+def test_files_of_test_that_are_in_train_are_said(root, tmp_path, caplog):
+    shutil.copy(root / "train" / "bee" / "3.png", root / "test" / "bee" / "copy.png")
+    shutil.copy(root / "val" / "bee" / "1.png", root / "test" / "bee" / "other.png")
+    (root / "test" / "ant" / "0.png").unlink()
+    noise_image(77).save(root / "test" / "ant" / "0.png")
+    once = {path.read_bytes() for split in ("train", "val") for path in (root / split).rglob("*.png")}
+    leaks = len({path.read_bytes() for path in (root / "test").rglob("*.png")} & once)
+    fill(root, tmp_path / "cache")
+    assert load_cache(tmp_path / "cache").cache["leaks"] == leaks >= 2
+    assert f"{leaks} file(s) of test are in train or val, too" in caplog.text
 
 
 @pytest.mark.parametrize("other", ["train/00001", "val/00000"])

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from selmix.data.images import ImageData
+from selmix.data.images import FileImages, ImageData, ImageSource, ImageSubset
 from selmix.errors import DataError
-from selmix.features.blocks import DTYPES, Absent, Torn, read_sealed, write_sealed
+from selmix.features.blocks import DTYPES, Absent, Torn, read_sealed, record_path, write_sealed
 from selmix.heads import LinearHead
 
 logger = logging.getLogger("selmix")
@@ -166,12 +166,14 @@ def known_sidecar(folder: Path, identity: Identity, *, named: bool) -> Sidecar |
     try:
         sidecar = read_sidecar(folder)
     except Absent:
-        others = [path.name for path in folder.iterdir() if path.name[0] != "."] if folder.is_dir() else []
+        others = [path.name for path in folder.iterdir() if not _may_be_ours(path)] if folder.is_dir() else []
         if others and named:
             raise DataError(f"{folder} holds {others[0]}, but no feature cache; name a new folder") from None
         return None
     except Torn as error:
-        if not named:
+        if folder.exists() and not folder.is_dir():
+            raise DataError(f"{folder} is a file; name a folder") from error
+        if not named or _has_blocks_of(identity, folder):
             logger.warning("%s: %s; written anew", folder, error)
             return None
         raise DataError(f"{folder}: {error}, or no feature cache's; remove the folder or name another one") from error
@@ -188,6 +190,33 @@ def known_sidecar(folder: Path, identity: Identity, *, named: bool) -> Sidecar |
             " name another folder, or remove this one"
         )
     return sidecar
+
+
+def _may_be_ours(path: Path) -> bool:
+    """Return whether it is what a process leaves that is killed before the sidecar is there."""
+    return path.name.startswith(".") or (path.is_dir() and not any(path.iterdir()))
+
+
+def _has_blocks_of(identity: Identity, folder: Path) -> bool:
+    """Return whether the first block of train is one of these features."""
+    try:
+        return read_sealed(record_path(folder / "train", 0)).get("key") == identity.key
+    except Torn:
+        return False
+
+
+def default_folder(identity: Identity, images: ImageData) -> Path:
+    """Return the folder under the cache root: by what the features depend on, and by where the images lie.
+
+    Two data sets may have the same classes, ids and labels.
+    """
+    source: ImageSource = images.splits["train"].images
+    position = 0
+    while isinstance(source, ImageSubset):
+        position = int(source.positions[position])
+        source = source.source
+    place = os.path.abspath(source.paths[position]) if isinstance(source, FileImages) else ""
+    return cache_root() / hashlib.sha256(f"{identity.key} {place}".encode()).hexdigest()[:20]
 
 
 def cache_root() -> Path:

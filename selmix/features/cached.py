@@ -8,11 +8,13 @@ from typing import Any
 import psutil
 import torch
 
+from selmix.data.images import ImageData
 from selmix.errors import DataError
 from selmix.features.blocks import Torn, map_block, read_record, verify_block
 from selmix.features.cache import EXTRACTED, Part, Sidecar, read_fact, read_sidecar
 from selmix.features.labeled import FeatureData, LabeledFeatures
 from selmix.features.rows import Rows, StackedRows
+from selmix.features.survey import renewed_stamps
 from selmix.heads import LinearHead
 from selmix.ranks import ALONE, Ranks
 
@@ -23,14 +25,15 @@ _COMFORTABLE = 0.5  # of the available memory
 
 @dataclass(frozen=True)
 class _Own:
-    """What this rank has of a split or a view: blocks on memory maps, the rows that they are, and which are bad."""
+    """What this rank has of a split or a view: blocks on memory maps, the rows that they are, which are bad, files."""
 
     blocks: list[torch.Tensor]
     rows: torch.Tensor
     bad: torch.Tensor
+    digests: list[str | None]
 
 
-def load_cache(folder: Path, *, ranks: Ranks = ALONE) -> FeatureData:
+def load_cache(folder: Path, *, ranks: Ranks = ALONE, images: ImageData | None = None) -> FeatureData:
     """Open a feature cache; its features are in memory as float32 where they fit easily, else on memory maps.
 
     Rows of images that could not be read are left out.
@@ -39,23 +42,24 @@ def load_cache(folder: Path, *, ranks: Ranks = ALONE) -> FeatureData:
         folder: of the cache.
         ranks: the processes that share it; each gets the blocks b with b % count == rank, and of labels, groups and ids
             what belongs to them.
+        images: where they are at hand, the features must be of what the files hold now.
 
     Raises:
         DataError: if it is no complete cache, a block or a file is missing or damaged, or a class has no image left.
     """
     try:
-        return _load(folder, ranks)
+        return _load(folder, ranks, images)
     except Torn as error:
         raise DataError(
             f"{folder}: {error}; repeat the `selmix extract` that made it, with the same --out: what is sound stays"
         ) from error
 
 
-def _load(folder: Path, ranks: Ranks) -> FeatureData:
+def _load(folder: Path, ranks: Ranks, images: ImageData | None) -> FeatureData:
     sidecar = read_sidecar(folder)
     if not sidecar.complete:
         raise Torn("it is not complete")
-    parts = {part.name: _own(folder, sidecar, part, ranks) for part in sidecar.parts}
+    parts = {part.name: _own(folder, sidecar, part, ranks, images) for part in sidecar.parts}
     in_memory = 4 * sidecar.width * sum(len(own.rows) for own in parts.values())
     fits = in_memory < _COMFORTABLE * psutil.virtual_memory().available
     splits, ids, bad_images = {}, {}, {}
@@ -81,6 +85,11 @@ def _load(folder: Path, ranks: Ranks) -> FeatureData:
         if bad.any():
             bad_images[name] = [names[row] for row in own.rows[bad].tolist()]
             _check_classes(folder, name, labels, splits[name].labels, sidecar, ranks)
+    leaks = _leaks(parts)
+    if leaks:
+        logger.warning(
+            "%d file(s) of test are in train or val, too: test figures are too good; see `selmix check`", leaks
+        )
     weight, bias = (read_fact(folder, f"head.{part}.npy", sidecar) for part in ("weight", "bias"))
     return FeatureData(
         class_names=sidecar.class_names,
@@ -97,31 +106,42 @@ def _load(folder: Path, ranks: Ranks) -> FeatureData:
             "dtype": sidecar.identity.dtype,
             "views": sidecar.identity.views,
             "bad_images": bad_images,
+            "leaks": leaks,
         },
         ranks=ranks,
     )
 
 
-def _own(folder: Path, sidecar: Sidecar, part: Part, ranks: Ranks) -> _Own:
+def _own(folder: Path, sidecar: Sidecar, part: Part, ranks: Ranks, images: ImageData | None) -> _Own:
     """Verify and map the blocks of a rank.
 
     Raises:
         Torn: naming the first one that is missing or damaged.
     """
     blocks, rows, bad = [], [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, dtype=torch.bool)]
+    digests: list[str | None] = []
     for number in range(ranks.rank, part.blocks, ranks.count):
         own = part.rows_of(number)
         place = folder / part.name
         try:
             record, read = read_record(place, number, key=sidecar.identity.key, rows=len(own), width=sidecar.width)
             verify_block(place, number, record)
+            if images is not None:
+                renewed_stamps(images.splits[part.split], own, read)
         except Torn as error:
             raise Torn(f"block {number} of {part.name}: {error}") from error
         blocks.append(map_block(place, number, rows=len(own), width=sidecar.width, dtype=sidecar.identity.dtype))
         rows.append(torch.arange(own.start, own.stop))
         bad.append(torch.zeros(len(own), dtype=torch.bool))
         bad[-1][list(read.bad)] = True
-    return _Own(blocks, torch.cat(rows), torch.cat(bad))
+        digests += read.digests
+    return _Own(blocks, torch.cat(rows), torch.cat(bad), digests)
+
+
+def _leaks(parts: dict[str, _Own]) -> int:
+    """Return how many files of test are files of train or val as well, as far as this rank sees."""
+    files = {name: set(parts[name].digests) - {None} for name in EXTRACTED if name in parts}
+    return len(files.get("test", set()) & (files["train"] | files.get("val", set())))
 
 
 def _rows(blocks: list[torch.Tensor], kept: torch.Tensor, width: int, in_memory: bool) -> Rows:

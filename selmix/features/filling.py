@@ -15,7 +15,7 @@ from selmix.backbones import Backbone
 from selmix.data.images import ImageData
 from selmix.errors import DataError
 from selmix.features.blocks import Images, record_path, remove_leftovers, write_block, write_durably
-from selmix.features.cache import EXTRACTED, Identity, Sidecar, cache_root, facts, known_sidecar
+from selmix.features.cache import EXTRACTED, Identity, Sidecar, default_folder, facts, known_sidecar
 from selmix.features.disk import check_disk, disk_fault
 from selmix.features.extract import Engine, Progress, Track
 from selmix.features.loading import Batch, Batches, Task, default_workers, read_ahead
@@ -109,14 +109,14 @@ def fill_cache(filling: Filling, folder: Path | None = None) -> Filled:
 
     Args:
         filling: what is to be in it.
-        folder: of the cache; one under the cache root that is named by the key, if not given.
+        folder: of the cache; one under the cache root, if not given.
 
     Raises:
         DataError: if an image cannot be read, the disk is too small or cannot be written, or `folder` holds something
             else.
     """
     started = time.perf_counter()
-    where = folder or cache_root() / filling.identity.key[:20]
+    where = folder or default_folder(filling.identity, filling.images)
     named, files = folder is not None, facts(filling.images, filling.head)
     try:
         sidecar = known_sidecar(where, filling.identity, named=named)
@@ -150,7 +150,6 @@ def _fill(folder: Path, filling: Filling, files: dict[str, bytes], *, named: boo
     ranks.wait()  # nobody writes before all have looked
     if first:
         for place in (folder, *(folder / part.name for part in sidecar.parts)):
-            place.mkdir(exist_ok=True)
             remove_leftovers(place)
     ranks.wait()
     faults = filling.survey(folder, sidecar)
@@ -163,10 +162,15 @@ def _fill(folder: Path, filling: Filling, files: dict[str, bytes], *, named: boo
     if missing == 0 and known is not None and _finished(folder, known, files):
         return known, 0  # somebody else was faster
     check_disk(folder, sidecar, missing)
+    everything = sum(part.rows for part in sidecar.parts)
+    if missing < everything:
+        logger.info("%s of %s are there already", f"{everything - missing:,}", f"{everything:,}")
     for fault in faults:
         record_path(folder / fault.part.name, fault.number).unlink(missing_ok=True)
     if first:
         sidecar.write(folder)  # first of all: a folder with it is known to be ours
+        for part in sidecar.parts:
+            (folder / part.name).mkdir(exist_ok=True)
         for name, content in files.items():
             write_durably(folder / name, content)
     ranks.wait()

@@ -4,7 +4,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from selmix.data.images import ImageData, ImageSource, Stamp
+from selmix.data.images import ImageData, ImageSource, ImageSplit, Stamp
 from selmix.errors import DataError
 from selmix.features.blocks import Absent, Images, Torn, read_record, verify_block, write_record
 from selmix.features.cache import Part, Sidecar, read_fact
@@ -43,7 +43,7 @@ def survey(folder: Path, sidecar: Sidecar, images: ImageData, *, refuse_bad: boo
                     folder / part.name, number, key=sidecar.identity.key, rows=len(rows), width=sidecar.width
                 )
                 verify_block(folder / part.name, number, record)
-                stamps = _renewed_stamps(images.splits[part.split].images, images.splits[part.split].ids, rows, read)
+                stamps = renewed_stamps(images.splits[part.split], rows, read)
                 for position, reason in read.bad.items():
                     if refuse_bad:
                         raise bad_image(reason, images, part.split, rows[position])
@@ -84,17 +84,17 @@ def bad_image(reason: str, images: ImageData, split: str, row: int) -> DataError
     return DataError(f"{reason} (row {row} of {split}{whose}), or leave such images out with --on-bad-image skip")
 
 
-def _renewed_stamps(source: ImageSource, ids: list[str], rows: range, read: Images) -> list[Stamp | None]:
-    """Return the stamps that the files have now.
+def renewed_stamps(split: ImageSplit, rows: range, read: Images) -> list[Stamp | None]:
+    """Return the stamps that the files of some rows have now.
 
     Raises:
         Torn: if the content of some changed.
     """
-    stamps, changed = [], []
+    source, stamps, changed = split.images, [], []
     for position, row in enumerate(rows):
         stamp = _stamp(source, row)
         if stamp != read.stamps[position] and _digest(source, row) != read.digests[position]:
-            changed.append(ids[row])
+            changed.append(split.ids[row])
         stamps.append(stamp)
     if changed:
         raise Torn(f"{len(changed)} of its images changed, the first is {changed[0]}")
