@@ -139,7 +139,8 @@ def load_strictly(model: nn.Module, state: dict[str, torch.Tensor], *, source: s
     The batch counters of batch norm alone may be missing: old files have none, and inference does not need them.
 
     Raises:
-        DataError: with the missing, unexpected and misshapen keys, and those that hold NaN or infinity.
+        DataError: with the missing, unexpected and misshapen keys, and those that hold integers, complex numbers, NaN
+            or infinity.
     """
     own = model.state_dict()
     state = {key: own[key] for key in own if key.endswith(".num_batches_tracked")} | state
@@ -149,6 +150,14 @@ def load_strictly(model: nn.Module, state: dict[str, torch.Tensor], *, source: s
             ("missing", [key for key in own if key not in state]),
             ("unexpected", [key for key in state if key not in own]),
             ("misshapen", [key for key in own if key in state and own[key].shape != state[key].shape]),
+            (
+                "no real numbers in",
+                [
+                    key
+                    for key in own
+                    if key in state and own[key].is_floating_point() and not state[key].is_floating_point()
+                ],
+            ),
             ("not finite", [key for key in own if key in state and not state[key].isfinite().all()]),
         )
         if keys

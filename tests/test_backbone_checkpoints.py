@@ -9,7 +9,7 @@ import timm
 import torch
 from builders import noise_image, scattered, write_backbone_folder, write_image_folder
 
-from selmix.backbones import build_model, load_backbone
+from selmix.backbones import Preprocessing, build_model, load_backbone
 from selmix.checkpoints import save_tensors
 from selmix.errors import DataError, UsageError
 from selmix.extraction import features_of_images
@@ -284,3 +284,44 @@ def test_tensors_of_other_shapes_or_of_other_models_are_not_fitted_in_order(chec
     torch.save(renamed(model.state_dict()), checkpoint)
     with pytest.raises(DataError, match="does not fit CifarResNet: missing conv1.weight"):
         load_backbone(f"timm:cifar_resnet20@{checkpoint}")
+
+
+@pytest.mark.parametrize("arch", ["mobilenetv3_small_050", "mobilenetv4_conv_small", "ghostnet_100", "hgnetv2_b0"])
+def test_a_head_on_wider_features_than_the_trunk_ends_with_is_a_head(tmp_path, arch):
+    model = timm.create_model(arch, num_classes=3).eval()
+    torch.save(model.state_dict(), tmp_path / "x.pth")
+    write_table(tmp_path / "x.pth", "ant\nbee\ncat\n")
+    backbone = load_backbone(str(tmp_path / "x.pth"), arch=arch)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        logits = backbone.head_for(NAMES).logits(backbone.model(images))
+        torch.testing.assert_close(logits, model(images), rtol=1e-4, atol=1e-4)
+
+
+def test_a_transformer_that_was_trained_at_another_size_opens_at_that_size(tmp_path):
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=96).eval()
+    torch.save(model.state_dict(), tmp_path / "x.pth")
+    spec = f"timm:vit_tiny_patch16_224@{tmp_path / 'x.pth'}"
+    backbone = load_backbone(spec, overrides=Preprocessing(input_size=(96, 96)))
+    images = torch.rand(2, 3, 96, 96)
+    with torch.inference_mode():
+        torch.testing.assert_close(backbone.model(images), model(images))
+    with pytest.raises(DataError, match="misshapen pos_embed"):
+        load_backbone(spec)
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.complex64])
+def test_weights_that_are_no_real_numbers_are_refused(tmp_path, kind):
+    state = timm.create_model("cifar_resnet20", num_classes=0).state_dict()
+    odd = {key: value.to(kind) if value.is_floating_point() else value for key, value in state.items()}
+    torch.save(odd, tmp_path / "x.pth")
+    with pytest.raises(DataError, match="no real numbers in conv1.weight"):
+        load_backbone(str(tmp_path / "x.pth"), arch="cifar_resnet20")
+
+
+def test_a_head_that_is_not_finite_is_refused(checkpoint, model):
+    state = model.state_dict()
+    state["linear.bias"] = torch.tensor([0.0, float("nan"), 0.0])
+    torch.save(state, checkpoint)
+    with pytest.raises(DataError, match="the classifier of .* has NaN or infinite values"):
+        load_backbone(str(checkpoint), arch="cifar_resnet20")

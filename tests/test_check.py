@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -265,10 +266,9 @@ def test_features_of_a_backbone_compare_readable_images(root, monkeypatch):
                 features[position] = float("nan")
         return features
 
-    monkeypatch.setattr("selmix.check.report.load_backbone", lambda spec: spec)
     monkeypatch.setattr("selmix.check.report.extract_features", extracted)
     (root / "test" / "ant" / "0.png").write_bytes(b"")
-    found = check_data(str(root), backbone="b", workers=0).findings
+    found = check_data(str(root), backbone=SimpleNamespace(name="b"), workers=0).findings
     assert [finding.kind for finding in found] == ["empty file", "near duplicate"]
     assert found[1].path.endswith("test/bee/3.png")
     assert found[1].other_path.endswith("train/ant/5.png")
@@ -292,6 +292,42 @@ def test_the_faint_rest_of_blank_images_is_not_compared(root):
     assert kinds(root) == [("warning", "blank image", "train"), ("warning", "blank image", "test")]
 
 
+@pytest.mark.parametrize("where", [0.4, 0.6])
+def test_damage_in_the_middle_of_a_png_is_found(root, where):
+    path = root / "train" / "ant" / "3.png"
+    content = bytearray(path.read_bytes())
+    content[int(where * len(content))] ^= 0xFF
+    path.write_bytes(content)
+    assert kinds(root) == [("error", "unreadable image", "train")]
+
+
+def test_a_single_class_is_an_error(root):
+    for split in ("train", "val", "test"):
+        shutil.rmtree(root / split / "bee")
+    assert ("error", "one class", "") in kinds(root)
+
+
+@pytest.mark.parametrize(
+    ("label", "split", "kind"), [("bee", "train", "repeated image"), ("ant", "test", "image in two")]
+)
+def test_one_file_with_an_absolute_and_a_relative_path_is_seen(root, label, split, kind):
+    names = [f"{part}/{name}/{number}.png,{name},{part}" for part in ("train", "test") for name in ("ant", "bee")
+             for number in range(10)]  # fmt: skip
+    manifest = root / "m.csv"
+    rows = ["path,label,split", *names, f"{root}/train/ant/0.png,{label},{split}"]
+    manifest.write_text("\n".join(rows))
+    assert any(severity == "error" and own.startswith(kind) for severity, own, _ in kinds(manifest))
+
+
+def test_what_cannot_be_opened_is_written_all_the_same(tmp_path):
+    (tmp_path / "m.csv").write_text("file,class\na.png,ant\n")
+    code, stdout, _ = run("check", tmp_path / "m.csv", "--json", "--out", tmp_path / "f.csv")
+    assert code == 3
+    (finding,) = json.loads(stdout)["findings"]
+    assert finding["kind"] == "manifest"
+    assert len(list(csv.DictReader((tmp_path / "f.csv").read_text().splitlines()))) == 1
+
+
 def test_errors_come_first(root):
     picture(3200, size=(4, 4)).save(root / "train" / "ant" / "small.png")
     (root / "test" / "bee" / "0.png").write_bytes(b"")
@@ -301,16 +337,15 @@ def test_errors_come_first(root):
 def test_features_that_make_everything_look_alike_are_left_aside(root, monkeypatch, caplog):
     import torch
 
-    monkeypatch.setattr("selmix.check.report.load_backbone", lambda spec: spec)
     monkeypatch.setattr(
         "selmix.check.report.extract_features",
         lambda model, split, **_: torch.eye(4)[[int("/ant/" in name) for name in split.ids]],
     )
     with Image.open(root / "train" / "ant" / "5.png") as image:
         CHANGES["jpeg"](image).save(root / "test" / "ant" / "x.png")
-    assert [finding.path for finding in check_data(str(root), backbone="b", workers=0).findings] == [
-        str(root / "test" / "ant" / "x.png")
-    ]
+    assert [
+        finding.path for finding in check_data(str(root), backbone=SimpleNamespace(name="b"), workers=0).findings
+    ] == [str(root / "test" / "ant" / "x.png")]
     assert "49 of 49 images look alike" in caplog.text  # 24 of val, 25 of test
 
 

@@ -339,3 +339,17 @@ def test_nothing_is_drawn_from_faulty_data(root):
     data, findings = survey_images(write(root, 'source = "images"\n' + LONGTAIL + "imbalance_factor = 2"))
     assert [finding.kind for finding in findings if finding.severity == "error"] == ["classes"]
     assert len(data.splits["train"].ids) == 5
+
+
+def test_a_list_beside_a_folder_with_the_same_images(root):
+    (root / "l.txt").write_text("images/train/ant/0.png 0\nimages/train/bee/0.png 1\n")
+    text = '[train]\nlist = "l.txt"\n[unlabeled]\nfolder = "images/train"\n'
+    data, findings = survey_images(write(root, text))
+    (finding,) = [own for own in findings if own.kind == "image in two splits"]
+    assert finding.severity == "warning"
+    assert "line 1" in finding.message
+    assert len(data.splits["unlabeled"].ids) == 5
+
+
+def test_brackets_without_end_are_one_line(root):
+    assert "cannot be read" in refusal(root, "a = " + "[" * 5000)

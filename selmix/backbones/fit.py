@@ -43,8 +43,11 @@ def fit_state(model: Any, state: dict[str, torch.Tensor], *, arch: str, source: 
     if len(names) != 1 or behind:
         return None
     weight, bias = state.get(f"{names[0]}.weight"), state.get(f"{names[0]}.bias")
-    if weight is None or bias is None or weight.shape != (len(bias), model.num_features):
+    width = getattr(model, "head_hidden_size", model.num_features)
+    if weight is None or bias is None or weight.shape != (len(bias), width):
         return None
+    if not (weight.isfinite().all() and bias.isfinite().all()):
+        raise DataError(f"the classifier of {source} has NaN or infinite values; fetch or train it again")
     return LinearHead(weight.detach().float().clone(), bias.detach().float().clone())
 
 
@@ -74,11 +77,14 @@ def _renamed_in_order(
     values = list(_without_counters(state).values())
     trunk = names[:-2]
     fits = len(values) in (len(trunk), len(names)) and all(
-        own[name].shape == value.shape for name, value in zip(trunk, values, strict=False)
+        own[name].shape == value.shape and name.rpartition(".")[2] == theirs.rpartition(".")[2]
+        for name, (theirs, value) in zip(trunk, _without_counters(state).items(), strict=False)
     )
     if not fits:
         return state
-    logger.info(f"{source}: tensors have other names than the model's; fitted in order, every shape agrees")
+    logger.info(
+        f"{source}: tensors have other names than the model's; fitted in order, all shapes and last words agree"
+    )
     return dict(zip(names, values, strict=False))
 
 

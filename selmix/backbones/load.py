@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from timm.data import create_transform
 
 from selmix.backbones.backbone import Backbone, checksum
@@ -88,10 +89,20 @@ def _hint(spec: str) -> str:
 def _from_file(spec: str, arch: str, weights: Path, origin: Origin, overrides: Preprocessing | None) -> Backbone:
     model = build_model(arch, num_classes=0, pretrained_cfg_overlay=origin.preprocessing.as_config())
     state = read_state_dict(weights, classifier=(classifiers_of(model) or ["fc"])[0])
+    if overrides is not None and overrides.input_size is not None and _of_other_size(model, state):
+        apply_preprocessing(model, overrides)  # trained at that size: its position embedding has it already
     head = fit_state(model, state, arch=arch, source=str(weights))
     if origin.class_names is not None:
         head = named_head(head, origin.class_names, source=str(weights))
     return _frozen(spec, model, overrides, head, origin.class_names)
+
+
+def _of_other_size(model: Any, state: dict[str, torch.Tensor]) -> bool:
+    """Return whether the model can change its input size, and a tensor of the checkpoint is of another shape."""
+    own = model.state_dict()
+    return hasattr(model, "set_input_size") and any(
+        key in own and own[key].shape != value.shape for key, value in state.items()
+    )
 
 
 def _from_hub(spec: str, name: str, overrides: Preprocessing | None) -> Backbone:

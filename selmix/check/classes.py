@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from selmix.data.findings import Finding, caution, listed
+from selmix.data.findings import Finding, caution, fault, listed
 from selmix.data.folder import read_folder
 from selmix.data.images import ImageData
 from selmix.data.manifest import MANIFEST_ENDINGS, read_manifest
@@ -67,7 +67,11 @@ def imbalance_factor(counts: dict[str, int]) -> float | None:
 
 
 def support_findings(counts: Counts) -> Iterator[Finding]:
-    """Warn of classes with few images to judge by."""
+    """Refuse a single class, and warn of classes with few images to judge by."""
+    if len(counts.get("train", {})) == 1:
+        yield fault(
+            "one class", f"there is one class, {next(iter(counts['train']))}", "a classifier needs at least two"
+        )
     for split in ("val", "test"):
         few = [f"{name} ({count})" for name, count in counts.get(split, {}).items() if 0 < count < FEW]
         if few:

@@ -1,12 +1,13 @@
 """Exact duplicates: the same bytes twice, within a split, between splits, under two classes."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from selmix.check.reading import Reading, class_of, place_of
+from selmix.check.reading import Reading, class_of, file_of, place_of
 from selmix.data.findings import Finding, caution, fault
 from selmix.data.images import ImageData
 
@@ -28,7 +29,7 @@ def duplicate_findings(data: ImageData, readings: dict[str, Reading]) -> Iterato
             label = _label(data, copy)
             rival = next((other for other in earlier if label >= 0 <= _label(data, other) != label), None)
             finding = _finding(data, copy, rival or earlier[0], conflict=rival is not None)
-            if finding.path != finding.other_path:  # one file listed twice is a finding of the readers
+            if not _same_file(data, copy, rival or earlier[0]):  # one file listed twice is a finding of the readers
                 yield finding
 
 
@@ -52,6 +53,11 @@ def groups_of_copies(readings: dict[str, Reading]) -> Iterator[list[Place]]:
 def _place(row: int, splits: list[str], starts: np.ndarray) -> Place:
     number = int(np.searchsorted(starts, row, side="right")) - 1
     return Place(splits[number], row - int(starts[number]))
+
+
+def _same_file(data: ImageData, copy: Place, other: Place) -> bool:
+    files = [file_of(data.splits[place.split].images, place.position) for place in (copy, other)]
+    return None not in files and os.path.abspath(files[0]) == os.path.abspath(files[1])  # type: ignore[arg-type]
 
 
 def _label(data: ImageData, place: Place) -> int:

@@ -144,9 +144,10 @@ def _read(images: ImageSource, position: int, facts: np.void) -> Fault | None:
         return Fault("empty file", "it has zero bytes")
     try:
         with Image.open(io.BytesIO(content)) as image:
+            rgb = to_rgb(image)  # before anything else that loads pixels, as Pillow raises on damage only once
             facts["animated"] = getattr(image, "n_frames", 1) > 1
             facts["orientation"] = _orientation(image)
-            _look(image, to_rgb(image), facts)
+            _look(image, rgb, facts)
     except UnidentifiedImageError:
         return Fault("unreadable image", "no image format that Pillow knows")
     except Image.DecompressionBombError as error:

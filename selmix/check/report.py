@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from selmix.backbones import Backbone, load_backbone
+from selmix.backbones import Backbone
 from selmix.check.classes import (
     MIXED_CLASSES,
     class_counts,
@@ -54,7 +54,7 @@ class Report:
 def check_data(
     spec: str,
     *,
-    backbone: str | None = None,
+    backbone: Backbone | None = None,
     device: torch.device | None = None,
     workers: int | None = None,
     track: Track | None = None,
@@ -70,17 +70,16 @@ def check_data(
 
     Raises:
         UsageError: for a specification that cannot be understood.
-        DataError: if there is nothing at all, or a backbone cannot be loaded.
+        DataError: if there is nothing at all.
     """
     started = time.perf_counter()
-    model = None if backbone is None else load_backbone(backbone)
     data, found = survey_images(spec)
     findings = list(found)
     mixed = data is None or any(finding.kind in MIXED_CLASSES for finding in findings)
     counts = named_counts(spec) if mixed else {}  # what has another name is no part of the data
     if not counts and data is not None:
         counts = class_counts(data)
-    if data is None and not counts and len(findings) == 1:
+    if data is None and [finding.kind for finding in findings] == ["no folder"]:
         raise DataError(str(findings[0]))
     readings: dict[str, Reading] = {}
     if data is not None:
@@ -93,8 +92,8 @@ def check_data(
         findings += duplicate_findings(data, readings)
         if "train" in readings and readings["train"].facts["readable"].any():
             alike = lookalike_findings(data, readings, track=track)
-            if model is not None:
-                features = _features(model, data, readings, device, track)
+            if backbone is not None:
+                features = _features(backbone, data, readings, device, track)
                 alike = distinct(data, alike, lookalike_findings(data, readings, features, track=track))
             findings += alike
     findings += support_findings(counts)
@@ -111,7 +110,7 @@ def check_data(
         "unlabeled": len(data.splits["unlabeled"].ids) if data is not None and "unlabeled" in data.splits else 0,
         "groups": {} if data is None else _group_counts(data),
         "images": {split: _image_facts(reading) for split, reading in readings.items()},
-        "backbone": backbone,
+        "backbone": None if backbone is None else backbone.name,
         "notes": notes(counts, [finding.split for finding in findings if finding.kind == "split name"]),
         "counts": {name: sum(finding.severity == name for finding in findings) for name in ("error", "warning")},
         "fixes": fixes(findings),

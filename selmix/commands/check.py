@@ -6,12 +6,15 @@ from typing import Annotated
 
 import typer
 
+from selmix.backbones import Preprocessing, load_backbone
 from selmix.check.report import Report, check_data, write_findings
+from selmix.commands import sources
 from selmix.commands.check_tables import class_table, finding_table, group_table, images_line, printable
 from selmix.commands.console import alone, out, progress
 from selmix.commands.options import Debug, Device, DeviceName, Json, Quiet
 from selmix.errors import DataError, UsageError
 from selmix.pipeline import choose_device
+from selmix.recipe import parse_preprocessing
 
 _MOST_FIXES = 12
 
@@ -21,6 +24,10 @@ def check(
     backbone: Annotated[
         str | None, typer.Option(help="Compare images by its features, too: they see through crops.")
     ] = None,
+    arch: sources.Arch = None,
+    input_size: sources.InputSize = None,
+    mean: sources.Mean = None,
+    std: sources.Std = None,
     file: Annotated[Path | None, typer.Option("--out", metavar="FINDINGS.csv", help="File for all findings.")] = None,
     device: DeviceName = Device.auto,
     as_json: Json = False,
@@ -37,7 +44,9 @@ def check(
     with alone("check", quiet=quiet, debug=debug):
         if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
             raise UsageError(f"--out must be a file in a folder that exists, got {file}")
-        report = check_data(data, backbone=backbone, device=choose_device(device), track=progress(quiet=quiet))
+        overrides = Preprocessing(**parse_preprocessing(input_size, mean, std))
+        net = None if backbone is None else load_backbone(backbone, arch=arch, overrides=overrides)
+        report = check_data(data, backbone=net, device=choose_device(device), track=progress(quiet=quiet))
         if file is not None:
             write_findings(file, report.findings)
         if as_json:
