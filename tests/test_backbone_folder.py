@@ -8,7 +8,7 @@ import torch
 from builders import noise_image, write_backbone_folder
 from PIL import Image
 
-from selmix.backbones import load_backbone_folder
+from selmix.backbones import load_backbone, load_backbone_folder
 from selmix.errors import DataError
 
 
@@ -71,3 +71,9 @@ def test_a_missing_or_broken_manifest_is_refused(tmp_path, content):
         (tmp_path / "net" / "manifest.json").write_text(content)
     with pytest.raises(DataError, match=r"manifest\.json"):
         load_backbone_folder(tmp_path / "net")
+
+
+def test_a_folder_of_images_is_no_backbone(tmp_path):
+    (tmp_path / "train").mkdir()
+    with pytest.raises(DataError, match="is no folder of `selmix train`: it has no manifest.json"):
+        load_backbone(str(tmp_path))

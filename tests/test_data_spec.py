@@ -353,3 +353,12 @@ def test_a_list_beside_a_folder_with_the_same_images(root):
 
 def test_brackets_without_end_are_one_line(root):
     assert "cannot be read" in refusal(root, "a = " + "[" * 5000)
+
+
+@pytest.mark.parametrize("old", ["data_257/", "images/"])
+def test_a_rewrite_that_fits_no_line_is_named(root, old):
+    (root / "l.txt").write_text("data_256/train/ant/0.png 0\ndata_256/train/bee/0.png 1\n")
+    own = faults(root, f'[train]\nlist = "l.txt"\nrewrite = ["{old}", "images/"]\n')
+    assert own[0].kind == "missing file"
+    assert own[0].remedy == f"mend `rewrite`: no path begins with {old}"
+    assert not faults(root, '[train]\nlist = "l.txt"\nrewrite = ["data_256/", "images/"]\n')

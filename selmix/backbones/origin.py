@@ -33,6 +33,11 @@ def origin_of_folder(folder: Path) -> Origin:
     Raises:
         DataError: if the manifest is missing, faulty, or of other weights.
     """
+    if not (folder / "manifest.json").is_file():
+        raise DataError(
+            f"{folder} is no folder of `selmix train`: it has no manifest.json; name a checkpoint with --arch, or "
+            "timm:NAME"
+        )
     manifest = read_manifest(folder, "architecture", "class_names", "input_size", "mean", "std", "sha256")
     weights = folder / WEIGHTS
     if file_digest(weights) != manifest["sha256"]:

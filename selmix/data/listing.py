@@ -69,6 +69,13 @@ def image_ids(paths: Sequence[str], prefix: str, rewrite: tuple[str, str] | None
     return [posixpath.normpath(path) if _UNTIDY.search(path) else path for path in paths]
 
 
+def unfitting(paths: Sequence[str], rewrite: tuple[str, str] | None) -> str:
+    """Return what to do about a rewrite that changes no path; empty if there is none, or it changes some."""
+    if rewrite is None or any(path.startswith(rewrite[0]) for path in paths):
+        return ""
+    return f"mend `rewrite`: no path begins with {rewrite[0]}"
+
+
 def missing_files(root: Path, ids: Sequence[str]) -> list[int]:
     """Return the positions of ids without a file, looking into every folder once."""
     files_of: dict[str, set[str]] = {}

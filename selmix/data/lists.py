@@ -6,7 +6,16 @@ import numpy as np
 
 from selmix.data.findings import Finding, fault, listed
 from selmix.data.images import FileImages
-from selmix.data.listing import Listing, coded, common_name, image_ids, in_class_table, missing_files, missing_remedy
+from selmix.data.listing import (
+    Listing,
+    coded,
+    common_name,
+    image_ids,
+    in_class_table,
+    missing_files,
+    missing_remedy,
+    unfitting,
+)
 from selmix.data.rows import Coded, PathsUnder, Rows, is_integer
 
 
@@ -55,7 +64,8 @@ def read_list(
         bad = [position for position, parts in enumerate(words) if len(parts) < 2 or not is_integer(parts[1])]
     listing.refuse(bad, "label", "no integer label from 0 after the path", "a line is: path label", split=split)
     chosen = np.delete(np.arange(len(words)), bad)
-    ids = image_ids([words[position][0] for position in chosen], prefix, rewrite)
+    paths = [words[position][0] for position in chosen]
+    ids = image_ids(paths, prefix, rewrite)
     classes = None
     if split != "unlabeled":
         classes = coded([words[position][1] for position in chosen])
@@ -65,7 +75,7 @@ def read_list(
     gone = missing_files(root, ids)
     if gone:
         what = f"no such file, the first is {root / ids[gone[0]]}"
-        remedy = missing_remedy(root, ids[gone[0]])
+        remedy = unfitting(paths, rewrite) or missing_remedy(root, ids[gone[0]])
         listing.refuse(chosen[gone], "missing file", what, remedy, split=split, class_name=common_name(classes, gone))
     if len(gone) == len(ids):
         findings.append(fault("no rows", f"{path} has no usable line", "a line is: path label", path=path, split=split))

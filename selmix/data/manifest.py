@@ -11,7 +11,7 @@ from selmix.data.assembly import assemble
 from selmix.data.columns import Columns, Unusable, read_columns
 from selmix.data.findings import Finding, Survey, fault, listed
 from selmix.data.images import FileImages
-from selmix.data.listing import coded, common_name, image_ids, in_class_table, missing_files, missing_remedy
+from selmix.data.listing import coded, common_name, image_ids, in_class_table, missing_files, missing_remedy, unfitting
 from selmix.data.rows import MISNAMED, SPLITS, PathsUnder, Rows, is_integer
 from selmix.errors import suggestion
 
@@ -101,12 +101,14 @@ def _rows(
         if class_names is not None and not all(map(is_integer, class_names)):
             classes = in_class_table(classes, class_names)
         groups = coded(columns.of["group"].take(taken)) if "group" in columns.of else None
-    ids = image_ids(columns.of["path"].take(taken).to_pylist(), prefix, rewrite)
+    paths = columns.of["path"].take(taken).to_pylist()
+    ids = image_ids(paths, prefix, rewrite)
     gone = missing_files(root, ids)
     if gone:
         columns.listing.refuse(
             chosen[gone], "missing file", f"no such file, the first is {root / ids[gone[0]]}",
-            missing_remedy(root, ids[gone[0]]), split=split, class_name=common_name(classes, gone),
+            unfitting(paths, rewrite) or missing_remedy(root, ids[gone[0]]),
+            split=split, class_name=common_name(classes, gone),
         )  # fmt: skip
     place = f"{split} of {columns.listing.path}"
     images = FileImages(PathsUnder(root, ids))
