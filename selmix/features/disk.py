@@ -12,6 +12,7 @@ from selmix.features.cache import Sidecar
 logger = logging.getLogger("selmix")
 
 _RECORD_BYTES = 160  # of the record of one image
+_ELSEWHERE = "put it elsewhere (extract --out, finetune --cache, or SELMIX_CACHE)"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -30,7 +31,7 @@ def check_disk(folder: Path, sidecar: Sidecar, missing: int) -> None:
         f" ({missing:,} x {sidecar.width} x {size} bytes, and records) in {folder}, where {shown_bytes(free)} are free"
     )
     if need > free:
-        raise DataError(f"{words}; name another place with --cache or SELMIX_CACHE, or take a smaller --dtype")
+        raise DataError(f"{words}; {_ELSEWHERE}, or take a smaller --dtype")
     logger.info(words)
 
 
@@ -51,10 +52,6 @@ def disk_fault(error: OSError, folder: Path) -> str:
     """Return what went wrong with a cache on disk, and what helps."""
     if error.errno in _FULL:
         return (
-            f"the disk of {folder} is full; what is complete stays: make room and repeat the command, or name another"
-            " place with --cache or SELMIX_CACHE"
+            f"the disk of {folder} is full; what is complete stays: make room and repeat the command, or {_ELSEWHERE}"
         )
-    return (
-        f"the feature cache {folder} cannot be written ({error.strerror or error}); name another place with --cache or"
-        " SELMIX_CACHE"
-    )
+    return f"the feature cache {folder} cannot be written ({error.strerror or error}); {_ELSEWHERE}"
