@@ -443,13 +443,13 @@ def test_a_complete_cache_that_cannot_be_written_is_read(root, tmp_path, monkeyp
     filled, model = fill(root, tmp_path / "cache")
     assert (filled.images, model.seen) == (0, [])
     (tmp_path / "cache" / "train" / "00000.json").unlink()
-    with pytest.raises(DataError, match=r"cannot be written \(Read-only file system\).*--cache or SELMIX_CACHE"):
+    with pytest.raises(DataError, match=r"cannot be written \(Read-only file system\).*--cache, or SELMIX_CACHE"):
         fill(root, tmp_path / "cache")
 
 
 def test_a_disk_that_is_too_small_is_seen_beforehand(root, tmp_path, monkeypatch):
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 3000))
-    with pytest.raises(DataError, match=r"20 images need 3\.5 kB .*where 3\.0 kB are free; name another place"):
+    with pytest.raises(DataError, match=r"20 images need 3\.5 kB .*where 3\.0 kB are free; put it elsewhere"):
         fill(root, tmp_path / "cache")
 
 
