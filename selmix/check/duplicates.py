@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from selmix.check.reading import Reading, class_of, file_of, place_of
+from selmix.check.reading import Reading, class_of, place_of
 from selmix.data.findings import Finding, caution, fault
-from selmix.data.images import ImageData
+from selmix.data.images import ImageData, file_of
 
 ORDER = ("train", "val", "unlabeled", "test")  # of the copies of an image, the one to keep first
 
@@ -56,8 +56,8 @@ def _place(row: int, splits: list[str], starts: np.ndarray) -> Place:
 
 
 def _same_file(data: ImageData, copy: Place, other: Place) -> bool:
-    files = [file_of(data.splits[place.split].images, place.position) for place in (copy, other)]
-    return None not in files and os.path.abspath(files[0]) == os.path.abspath(files[1])  # type: ignore[arg-type]
+    one, two = (file_of(data.splits[place.split].images, place.position) for place in (copy, other))
+    return one is not None and two is not None and os.path.abspath(one) == os.path.abspath(two)
 
 
 def _label(data: ImageData, place: Place) -> int:

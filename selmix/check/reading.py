@@ -7,14 +7,13 @@ import os
 import struct
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 
-from selmix.data.images import FileImages, ImageData, ImageSource, ImageSplit, ImageSubset, to_rgb
+from selmix.data.images import ImageData, ImageSource, ImageSplit, file_of, to_rgb
 from selmix.errors import DataError
 from selmix.features.extract import Track
 
@@ -175,13 +174,6 @@ def _look(image: Image.Image, rgb: Image.Image, facts: np.void) -> None:
     facts["thumbnail"] = np.asarray(rgb.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0))
     facts["spread"] = facts["thumbnail"].std((0, 1)).max()
     facts["readable"] = True
-
-
-def file_of(images: ImageSource, position: int) -> Path | None:
-    """Return the file of an image; None if it has none of its own."""
-    while isinstance(images, ImageSubset):
-        position, images = int(images.positions[position]), images.source
-    return Path(images.paths[position]) if isinstance(images, FileImages) else None
 
 
 def place_of(name: str, split: ImageSplit, position: int) -> str:

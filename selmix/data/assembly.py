@@ -8,7 +8,7 @@ import numpy as np
 
 from selmix.data.class_table import name_findings, order_findings, twin_findings
 from selmix.data.findings import Finding, fault, listed
-from selmix.data.images import FileImages, ImageData, ImageSource, ImageSplit, ImageSubset
+from selmix.data.images import ImageData, ImageSplit, file_of
 from selmix.data.repeats import repeat_findings
 from selmix.data.rows import Coded, Rows, in_order
 
@@ -89,13 +89,7 @@ def digest_of_images(class_names: list[str], splits: dict[str, ImageSplit], grou
         digest.update(json.dumps([name, split.ids]).encode())
         for numbers in (split.labels, split.groups):
             digest.update(b"none" if numbers is None else np.ascontiguousarray(numbers, dtype="<i8").tobytes())
-        if not _on_disk(split.images):
+        if split.ids and file_of(split.images, 0) is None:
             for position in range(len(split.ids)):
                 digest.update(split.images.digest(position).encode())
     return digest.hexdigest()
-
-
-def _on_disk(images: ImageSource) -> bool:
-    while isinstance(images, ImageSubset):
-        images = images.source
-    return isinstance(images, FileImages)

@@ -146,6 +146,19 @@ class ImageSubset:
         return self.source.digest(int(self.positions[position]))
 
 
+def origin_of(images: ImageSource, position: int) -> tuple[ImageSource, int]:
+    """Return the source that holds an image, and its position there, through all subsets."""
+    while isinstance(images, ImageSubset):
+        position, images = int(images.positions[position]), images.source
+    return images, position
+
+
+def file_of(images: ImageSource, position: int) -> Path | None:
+    """Return the file of an image; None if it has none of its own."""
+    source, own = origin_of(images, position)
+    return source.paths[own] if isinstance(source, FileImages) else None
+
+
 @dataclass(frozen=True)
 class ImageSplit:
     """The images of one split.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from selmix.data.images import FileImages, ImageData, ImageSource, ImageSubset
+from selmix.data.images import ImageData, file_of
 from selmix.errors import DataError
 from selmix.features.blocks import DTYPES, Absent, Torn, read_sealed, record_path, write_sealed
 from selmix.heads import LinearHead
@@ -210,12 +210,8 @@ def default_folder(identity: Identity, images: ImageData) -> Path:
 
     Two data sets may have the same classes, ids and labels.
     """
-    source: ImageSource = images.splits["train"].images
-    position = 0
-    while isinstance(source, ImageSubset):
-        position = int(source.positions[position])
-        source = source.source
-    place = os.path.abspath(source.paths[position]) if isinstance(source, FileImages) else ""
+    first = file_of(images.splits["train"].images, 0)
+    place = "" if first is None else os.path.abspath(first)
     return cache_root() / hashlib.sha256(f"{identity.key} {place}".encode()).hexdigest()[:20]
 
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from selmix.data.images import FileImages, ImageSource, ImageSplit, ImageSubset, Stamp
+from selmix.data.images import FileImages, ImageSource, ImageSplit, Stamp, origin_of
 from selmix.errors import DataError
 from selmix.features.views import view_of
 
@@ -64,8 +64,7 @@ class Task:
 
 def read_image(source: ImageSource, position: int) -> Reading:
     """Read an image; a file is read once, for its pixels and its digest alike."""
-    if isinstance(source, ImageSubset):
-        return read_image(source.source, int(source.positions[position]))
+    source, position = origin_of(source, position)
     stamp = digest = None
     try:
         # the stamp comes first: whoever writes to the file later changes it
