@@ -87,7 +87,8 @@ def _stage(in_channels: int, out_channels: int, blocks: int, *, stride: int) -> 
     return nn.Sequential(BasicBlock(in_channels, out_channels, stride), *rest)
 
 
-_DATA_CONFIG = {
+# what timm is told of networks for 32-pixel images
+DATA_CONFIG = {
     "input_size": (3, 32, 32),
     "pool_size": (8, 8),
     "crop_pct": 1.0,
@@ -99,7 +100,7 @@ _DATA_CONFIG = {
     "classifier": "linear",
 }
 
-default_cfgs = generate_default_cfgs({f"cifar_resnet{depth}.untrained": _DATA_CONFIG for depth in (20, 32, 44, 56)})
+default_cfgs = generate_default_cfgs({f"cifar_resnet{depth}.untrained": DATA_CONFIG for depth in (20, 32, 44, 56)})
 
 
 def _create(depth: int, pretrained: bool, **kwargs: Any) -> CifarResNet:

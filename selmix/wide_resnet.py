@@ -14,10 +14,11 @@ activation; such weights fit as well and give other features than where they wer
 from typing import Any
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 from torch.nn import functional as F
+
+from selmix.cifar_resnet import DATA_CONFIG
 
 _SLOPE = 0.1
 _MOMENTUM = 0.001
@@ -109,21 +110,7 @@ class _Stage(nn.Module):
         return self.layer(x)
 
 
-default_cfgs = generate_default_cfgs(
-    {
-        "wrn_28_2.untrained": {
-            "input_size": (3, 32, 32),
-            "pool_size": (8, 8),
-            "crop_pct": 1.0,
-            "interpolation": "bicubic",
-            "mean": IMAGENET_DEFAULT_MEAN,
-            "std": IMAGENET_DEFAULT_STD,
-            "num_classes": 10,
-            "first_conv": "conv1",
-            "classifier": "fc",
-        }
-    }
-)
+default_cfgs = generate_default_cfgs({"wrn_28_2.untrained": DATA_CONFIG | {"classifier": "fc"}})
 
 
 @register_model
