@@ -36,6 +36,12 @@ class ConstraintError(SelmixError):
     exit_code = 4
 
 
+class DivergedError(SelmixError):
+    """Training came to a loss that is not finite."""
+
+    exit_code = 5
+
+
 def check_settings(settings: object, rules: dict[str, tuple[str, bool]]) -> None:
     """Refuse a settings object that breaks a rule, naming every broken one.
 

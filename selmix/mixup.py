@@ -3,28 +3,17 @@
 import torch
 
 
-def mix_inputs(
-    images: torch.Tensor, labels: torch.Tensor, *, alpha: float, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Mix a batch with a permutation of itself, one coefficient for the batch.
+def mix_inputs(images: torch.Tensor, partner: torch.Tensor, mix: float) -> torch.Tensor:
+    """Return mix * images + (1 - mix) * partner; the loss is mixed likewise, mix * CE(y) + (1 - mix) * CE(y_partner).
 
     Args:
         images: [b, c, h, w].
-        labels: [b] integer labels.
-        alpha: parameter of the symmetric Beta law of the coefficient; > 0.
-        generator: source of the coefficient and the permutation (on the CPU).
-
-    Returns:
-        The mixed images [b, c, h, w], the labels [b] of the permuted partners, and the coefficient lam in [0, 1] of the
-        original: the loss is lam * CE(logits, labels) + (1 - lam) * CE(logits, partner_labels).
+        partner: [b, c, h, w], a permutation of the batch.
+        mix: the coefficient lam in [0, 1].
 
     Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
     """
-    concentration = torch.full((2,), alpha, dtype=torch.float64)
-    gammas = torch._standard_gamma(concentration, generator=generator)
-    mix = float(gammas[0] / gammas.sum())
-    partner = torch.randperm(len(images), generator=generator).to(images.device)
-    return mix * images + (1 - mix) * images[partner], labels[partner], mix
+    return torch.lerp(partner, images, mix)
 
 
 def mix_features(kept: torch.Tensor, partner: torch.Tensor, mix: torch.Tensor) -> torch.Tensor:

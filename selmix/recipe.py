@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model, model_vali
 
 from selmix.errors import UsageError
 from selmix.faults import STRICT, all_faults, read_toml
-from selmix.stage1.supervised import SupervisedSettings
+from selmix.stage1.settings import SupervisedSettings
 from selmix.stage2.settings import RefineSettings
 
 if TYPE_CHECKING:
@@ -105,6 +105,8 @@ class TrainRecipe(BaseModel):
     architecture: str
     data: str
     input_size: tuple[int, int] = (32, 32)
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     licence: str = ""
     seed: int = 0
     stage1: dict[str, Any] = {}

@@ -1,6 +1,8 @@
-"""Stage one from a recipe to files: a checkpoint and the manifest that says what it is."""
+"""Stage one from a recipe to a run folder: a backbone, and the manifest that says what it is."""
 
 import json
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,75 +12,119 @@ import torch
 import selmix
 from selmix.backbones import build_model, load_backbone_folder
 from selmix.checkpoints import file_digest, save_tensors, write_atomically
-from selmix.data.images import ImageData, stack_images
+from selmix.data.images import ImageData, ImageSplit, stack_images
 from selmix.data.sources import open_images
+from selmix.errors import DivergedError
 from selmix.evaluation import ClassGroups, evaluate
 from selmix.features.extract import Track, extract_features
 from selmix.predictions import predict
 from selmix.recipe import TrainRecipe, supervised_settings
-from selmix.seeding import derived_seed, torch_generator
+from selmix.seeding import derived_seed
+from selmix.stage1.images import DeviceImages
+from selmix.stage1.objective import Objective
+from selmix.stage1.settings import SupervisedSettings
+from selmix.stage1.state import TrainingState
 from selmix.stage1.supervised import train_supervised
+from selmix.stage1.validation import validate
+from selmix.training_run import BEST, CHECKPOINT, LAST, MANIFEST, MODEL, begin_run, log_epoch
+
+SELECTED_BY = "mean_recall"
 
 
 def train_backbone(
-    recipe: TrainRecipe, out: Path, *, device: torch.device, track: Track | None = None
+    recipe: TrainRecipe, out: Path, *, device: torch.device, resume: bool = False, track: Track | None = None
 ) -> dict[str, Any]:
-    """Train a backbone on the train split alone, write `model.safetensors` and `manifest.json`, return the manifest.
+    """Train a backbone, and return its manifest.
 
     Args:
         recipe: what to train on what.
-        out: folder to write to; made if missing.
+        out: the run folder: `checkpoint.pt`, from which training goes on after an interruption, `metrics.jsonl` with a
+            line an epoch, `last.safetensors` and, with a val split, `best.safetensors`; at the end `model.safetensors`,
+            the best or else the last, and `manifest.json`.
         device: where to train.
+        resume: go on from the checkpoint in `out`, if there is one.
         track: wraps the loop over epochs to show progress.
 
     Raises:
-        UsageError: for a faulty recipe.
+        UsageError: for a faulty recipe, or one that is not that of the checkpoint.
         DataError: for missing or faulty data.
+        DivergedError: for a loss that is not finite.
     """
     settings = supervised_settings(recipe.stage1)
     data = open_images(recipe.data)
-    train = data.splits["train"]
-    assert train.labels is not None
-    images = torch.from_numpy(stack_images(train, recipe.input_size))
-    mean, std = _channel_statistics(images)
+    begin_run(out, recipe.model_dump() | {"stage1": asdict(settings)}, resume=resume)
+
+    pixels = torch.from_numpy(stack_images(data.splits["train"], recipe.input_size))
+    mean, std = (recipe.mean, recipe.std) if recipe.mean and recipe.std else _channel_statistics(pixels)
+    padding = settings.crop_padding if settings.augmentation == "padded_crop" else None
+
+    def on_device(split: ImageSplit, pixels: torch.Tensor, padding: int | None) -> DeviceImages:
+        assert split.labels is not None
+        return DeviceImages(pixels.to(device), torch.from_numpy(split.labels), mean, std, padding)
+
+    train = on_device(data.splits["train"], pixels, padding)
+    val = None
+    if "val" in data.splits:
+        val_pixels = torch.from_numpy(stack_images(data.splits["val"], recipe.input_size))
+        val = on_device(data.splits["val"], val_pixels, None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(recipe.seed, "initialisation"))
         model = build_model(recipe.architecture, num_classes=len(data.class_names))
-    records = train_supervised(
-        model.to(device),
-        images.to(device),
-        torch.from_numpy(train.labels).to(device),
-        mean=mean,
-        std=std,
-        settings=settings,
-        generator=torch_generator(recipe.seed, "stage1"),
-    )
-    epochs = track(range(settings.epochs), "epochs", settings.epochs) if track else range(settings.epochs)
-    history = [record for _, record in zip(epochs, records, strict=True)]
-
-    out.mkdir(parents=True, exist_ok=True)
-    manifest = {
-        "name": recipe.name,
+    state = TrainingState.begin(model.to(device), settings)
+    best = state.load(out / CHECKPOINT)["best"] if (out / CHECKPOINT).is_file() else -1.0
+    # the weights say by themselves what they need: they are also opened as a plain checkpoint
+    identity = {
         "architecture": recipe.architecture,
-        "num_features": model.num_features,
+        "class_names": data.class_names,
         "input_size": [3, *recipe.input_size],
         "mean": mean,
         "std": std,
-        "class_names": data.class_names,
+    }
+
+    records = train_supervised(state, train, Objective(), settings, seed=recipe.seed)
+    left = range(state.epochs, settings.epochs)
+    try:
+        for epoch, record in zip(track(left, "epochs", len(left)) if track else left, records, strict=True):
+            last = epoch + 1 == settings.epochs
+            if val is not None and (last or (epoch + 1) % settings.evaluate_every == 0):
+                record |= {f"val_{name}": value for name, value in validate(state.kept, val).items()}
+                if record[f"val_{SELECTED_BY}"] > best:
+                    best = record[f"val_{SELECTED_BY}"]
+                    save_tensors(state.kept.state_dict(), out / BEST, identity | {"epoch": epoch + 1})
+            log_epoch(out, record)
+            if last or (epoch + 1) % settings.checkpoint_every == 0:
+                state.save(out / CHECKPOINT, {"best": best})
+    except DivergedError as error:
+        raise DivergedError(f"{error}; {out / CHECKPOINT} is the last good checkpoint") from error
+    save_tensors(state.kept.state_dict(), out / LAST, identity | {"epoch": settings.epochs})
+    shutil.copyfile(out / (BEST if best >= 0 else LAST), out / MODEL)
+    return _describe(recipe, settings, data, identity, out, device)
+
+
+def _describe(
+    recipe: TrainRecipe,
+    settings: SupervisedSettings,
+    data: ImageData,
+    identity: dict[str, Any],
+    out: Path,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Write the manifest of the finished backbone, with its metrics on the splits that did not train it."""
+    train = data.splits["train"]
+    assert train.labels is not None
+    manifest = identity | {
+        "name": recipe.name,
         "class_counts": np.bincount(train.labels, minlength=len(data.class_names)).tolist(),
         "data": {"name": recipe.data, "split": "train", "digest": data.digest},
-        "recipe": recipe.model_dump() | {"stage1": vars(settings)},
-        "final_loss": history[-1]["loss"],
+        "recipe": recipe.model_dump() | {"stage1": asdict(settings)},
         "licence": recipe.licence,
         "versions": {"selmix": selmix.__version__, "torch": torch.__version__},
+        "sha256": file_digest(out / MODEL),
     }
-    # the weights say by themselves what they need: they are also opened as a plain checkpoint
-    own = {key: manifest[key] for key in ("architecture", "class_names", "input_size", "mean", "std")}
-    save_tensors(model.state_dict(), out / "model.safetensors", own)
-    manifest["sha256"] = file_digest(out / "model.safetensors")
-    write_atomically(out / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    backbone_file = out / MANIFEST
+    write_atomically(backbone_file, json.dumps(manifest, indent=1) + "\n")
     manifest["metrics"] = _metrics(out, data, device)
-    write_atomically(out / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    write_atomically(backbone_file, json.dumps(manifest, indent=1) + "\n")
     return manifest
 
 

@@ -20,6 +20,7 @@ def train(
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe, e.g. seed=1 stage1.epochs=20."),
     ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted training stopped.")] = False,
     device: DeviceName = Device.auto,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -31,6 +32,7 @@ def train(
             load_recipe(recipe, TrainRecipe, parse_assignments(settings or [])),
             folder,
             device=choose_device(device),
+            resume=resume,
             track=progress(quiet=quiet),
         )
         if as_json:

@@ -1,14 +1,54 @@
-"""Learning-rate schedules as pure functions of progress."""
+"""Learning-rate schedules as pure functions of progress, counted in epochs."""
 
+import bisect
 import math
+from collections.abc import Sequence
+
+from selmix.stage1.settings import SupervisedSettings
 
 
-def warmup_cosine(epoch: float, *, warmup_epochs: float, epochs: float) -> float:
-    """Return the learning-rate multiplier at a (fractional) epoch: linear warm-up to 1, then half a cosine to 0.
+def warmup(epoch: float, *, warmup_epochs: float) -> float:
+    """Return the factor of a linear warm-up that reaches 1 after `warmup_epochs`.
 
-    >>> [round(warmup_cosine(epoch, warmup_epochs=2, epochs=10), 3) for epoch in (0, 1, 2, 6, 10)]
-    [0.0, 0.5, 1.0, 0.5, 0.0]
+    >>> [warmup(epoch, warmup_epochs=5) for epoch in (1, 4, 5, 50)]
+    [0.2, 0.8, 1.0, 1.0]
     """
-    if epoch < warmup_epochs:
-        return epoch / warmup_epochs
-    return 0.5 * (1 + math.cos(math.pi * (epoch - warmup_epochs) / (epochs - warmup_epochs)))
+    return min(1.0, epoch / warmup_epochs) if warmup_epochs else 1.0
+
+
+def cosine(epoch: float, *, start: float, end: float) -> float:
+    """Return the factor of half a cosine from 1 at `start` to 0 at `end`; 1 before, 0 after.
+
+    >>> [round(cosine(epoch, start=2, end=10), 3) for epoch in (0, 2, 6, 10, 11)]
+    [1.0, 1.0, 0.5, 0.0, 0.0]
+    """
+    progress = min(1.0, max(0.0, (epoch - start) / (end - start)))
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def steps(epoch: float, *, at: Sequence[float], factors: Sequence[float]) -> float:
+    """Return 1 before the first of the epochs `at`, and from each of them on its factor.
+
+    >>> [steps(epoch, at=(160, 180), factors=(0.1, 0.01)) for epoch in (0, 159, 160, 180, 199)]
+    [1.0, 1.0, 0.1, 0.01, 0.01]
+    """
+    passed = bisect.bisect_right(at, epoch)
+    return factors[passed - 1] if passed else 1.0
+
+
+def learning_rate(settings: SupervisedSettings, *, epoch: int, step: int, steps_per_epoch: int) -> float:
+    """Return the learning rate of a step, both counted from 0.
+
+    Where the rate changes once a step, warm-up and cosine are taken at the end of the step, so that the first rate is
+    not 0 (and the last of a cosine is); where it changes once an epoch, the warm-up is that at the epoch's end, and the
+    cosine that at its begin, as the literature counts.
+    """
+    fraction = (step + 1) / steps_per_epoch
+    by_epoch = settings.rate_changes == "epoch"
+    factor = warmup(epoch + (1 if by_epoch else fraction), warmup_epochs=settings.warmup_epochs)
+    if settings.schedule == "step":
+        factor *= steps(epoch + step / steps_per_epoch, at=settings.step_epochs, factors=settings.step_factors)
+    else:
+        now = epoch + (0 if by_epoch else fraction)
+        factor *= cosine(now, start=settings.warmup_epochs, end=settings.epochs)
+    return settings.learning_rate * factor

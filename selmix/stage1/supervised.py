@@ -1,130 +1,160 @@
-"""The supervised loop: cross-entropy with input mixup on images that live on the device."""
+"""The supervised loop: batches as planned, a loss, SGD."""
 
-import logging
+import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import nn
-from torch.nn import functional as F
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from selmix.errors import check_settings
+from selmix.errors import DivergedError
 from selmix.mixup import mix_inputs
-from selmix.stage1.augment import random_crop_flip
-from selmix.stage1.schedules import warmup_cosine
+from selmix.ranks import ALONE, Ranks
+from selmix.stage1.images import TrainingImages
+from selmix.stage1.objective import Objective
+from selmix.stage1.plan import EpochPlan, plan_epoch
+from selmix.stage1.schedules import learning_rate
+from selmix.stage1.settings import SupervisedSettings
+from selmix.stage1.state import TrainingState
 
-logger = logging.getLogger("selmix")
+
+_CHECK_EVERY = 50  # steps: a look at the losses waits for the device
 
 
 @dataclass(frozen=True)
-class SupervisedSettings:
-    """Settings of the supervised loop.
+class Batch:
+    """What one process has of a batch of b images.
 
     Attributes:
-        epochs: passes over the training images.
-        batch_size: images a step; the last incomplete batch of an epoch is dropped, unless it is the only one.
-        learning_rate: peak of the warm-up/cosine schedule of SGD with Nesterov momentum; the very last step has rate 0.
-        momentum: of SGD.
-        weight_decay: L2 coefficient on all parameters.
-        warmup_epochs: epochs of linear warm-up.
-        mixup_alpha: Beta parameter of input mixup; 0 switches it off.
-        crop_padding: pixels of padding before the random crop.
-        bfloat16: run the forward pass under bfloat16 autocast.
+        inputs: [m, c, h, w], its rows, mixed.
+        labels: int64 [b], of the whole batch.
+        partner_labels: int64 [b], of what each is mixed with.
+        mix: the coefficient of `labels`.
+        rows: which rows of the batch are its own.
     """
 
-    epochs: int = 200
-    batch_size: int = 128
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 2e-4
-    warmup_epochs: float = 5
-    mixup_alpha: float = 1.0
-    crop_padding: int = 4
-    bfloat16: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse values without meaning."""
-        check_settings(
-            self,
-            {
-                "epochs": (">= 1", self.epochs >= 1),
-                "batch_size": (">= 1", self.batch_size >= 1),
-                "learning_rate": ("> 0", self.learning_rate > 0),
-                "momentum": ("in [0, 1)", 0 <= self.momentum < 1),
-                "weight_decay": (">= 0", self.weight_decay >= 0),
-                "warmup_epochs": ("in [0, epochs)", 0 <= self.warmup_epochs < self.epochs),
-                "mixup_alpha": (">= 0", self.mixup_alpha >= 0),
-                "crop_padding": (">= 0", self.crop_padding >= 0),
-            },
-        )
+    inputs: torch.Tensor
+    labels: torch.Tensor
+    partner_labels: torch.Tensor
+    mix: float
+    rows: slice
 
 
 def train_supervised(
-    model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
+    state: TrainingState,
+    images: TrainingImages,
+    objective: Objective,
     settings: SupervisedSettings,
-    generator: torch.Generator,
+    *,
+    seed: int,
+    ranks: Ranks = ALONE,
 ) -> Iterator[dict[str, float]]:
-    """Train `model` in place, and yield a record (epoch, loss, learning_rate) after each epoch.
+    """Train the model in place from where it stands, and yield a record after each epoch.
 
     Args:
-        model: image -> logits [b, k], on the device of `images`.
-        images: uint8 [n, c, h, w].
-        labels: int64 [n].
-        mean: normalisation, per channel of images in [0, 1].
-        std: likewise.
-        settings: the recipe of the loop.
-        generator: source of order, augmentation and mixing (on the CPU).
+        state: model, optimiser and finished epochs; from a checkpoint, training goes on as if it had not stopped.
+        images: of train.
+        objective: what is minimised.
+        settings: of the loop.
+        seed: of order, augmentation and mixing.
+        ranks: the processes that share each batch.
+
+    Raises:
+        DivergedError: at the first loss that is not finite.
     """
-    device = images.device
-    shift = torch.tensor(mean, device=device).view(1, -1, 1, 1) * 255
-    scale = torch.tensor(std, device=device).view(1, -1, 1, 1) * 255
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        nesterov=settings.momentum > 0,
-    )
-    steps = max(1, len(images) // settings.batch_size)
-    model.to(memory_format=torch.channels_last)
-    for epoch in range(settings.epochs):
-        model.train()
-        order = torch.randperm(len(images), generator=generator)
-        loss_sum = 0.0
-        for step in range(steps):
-            # the rate is a function of progress
-            rate = settings.learning_rate * warmup_cosine(
-                epoch + (step + 1) / steps, warmup_epochs=settings.warmup_epochs, epochs=settings.epochs
-            )
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+    network = prepare_network(state.model, settings, ranks)
+    for epoch in range(state.epochs, settings.epochs):
+        plan = plan_epoch(images.labels, settings, epoch=epoch, seed=seed)
+        losses: list[torch.Tensor] = []
+        began = time.monotonic()
+        state.model.train()
+        for step, batch in enumerate(planned_batches(plan, images, ranks)):
+            rate = learning_rate(settings, epoch=epoch, step=step, steps_per_epoch=len(plan.mix))
+            losses.append(gradient_step(state, network, batch, objective, settings, rate=rate, epoch=epoch))
+            if step % _CHECK_EVERY == 0:
+                check_finite(losses, epoch=epoch)
+        check_finite(losses, epoch=epoch)
+        state.model.eval()
+        state.epochs = epoch + 1
+        yield {
+            "epoch": epoch + 1,
+            "loss": float(ranks.total(torch.stack(losses).mean().double().cpu())),
+            "learning_rate": rate,
+            "images_per_second": plan.positions.numel() / (time.monotonic() - began),
+        }
 
-            # a batch: crop, mirror, normalise, mix
-            chosen = order[step * settings.batch_size : (step + 1) * settings.batch_size].to(device)
-            batch = random_crop_flip(images[chosen], padding=settings.crop_padding, generator=generator)
-            batch = ((batch.float() - shift) / scale).contiguous(memory_format=torch.channels_last)
-            batch_labels = partner_labels = labels[chosen]
-            mix = 1.0
-            if settings.mixup_alpha > 0:
-                batch, partner_labels, mix = mix_inputs(
-                    batch, batch_labels, alpha=settings.mixup_alpha, generator=generator
-                )
 
-            # a step
-            with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
-                logits = model(batch)
-            loss = mix * F.cross_entropy(logits.float(), batch_labels)
-            loss = loss + (1 - mix) * F.cross_entropy(logits.float(), partner_labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            loss_sum += loss.item()
-        record = {"epoch": epoch + 1, "loss": loss_sum / steps, "learning_rate": rate}
-        logger.debug("epoch %(epoch)d loss %(loss).4f rate %(learning_rate).4f", record)
-        yield record
-    model.eval()
+def prepare_network(model: nn.Module, settings: SupervisedSettings, ranks: Ranks) -> nn.Module:
+    """Return what the forward pass goes through: the model, compiled and shared over processes as is asked for."""
+    network = torch.compile(model) if settings.compile else model
+    return network if ranks.count == 1 else DistributedDataParallel(network)
+
+
+def planned_batches(plan: EpochPlan, images: TrainingImages, ranks: Ranks) -> Iterator[Batch]:
+    """Yield the batches of an epoch; each process loads its own rows and those that they are mixed with."""
+    size = plan.positions.shape[1]
+    rows = slice(size * ranks.rank // ranks.count, size * (ranks.rank + 1) // ranks.count)
+    own = torch.arange(size)[rows]
+    needed = [torch.cat([own, partners[rows]]).unique() for partners in plan.partners]
+    requests = ((p[n], s[n]) for p, s, n in zip(plan.positions, plan.seeds, needed, strict=True))
+    for step, inputs in enumerate(images.loads(requests)):
+        labels, partners, mix = images.labels[plan.positions[step]], plan.partners[step], float(plan.mix[step])
+        at = torch.searchsorted(needed[step], torch.stack([own, partners[rows]])).to(inputs.device)
+        if mix < 1:
+            inputs = mix_inputs(inputs[at[0]], inputs[at[1]], mix)
+        else:
+            inputs = inputs[at[0]]
+        yield Batch(inputs, labels.to(inputs.device), labels[partners].to(inputs.device), mix, rows)
+
+
+def gradient_step(
+    state: TrainingState,
+    network: nn.Module,
+    batch: Batch,
+    objective: Objective,
+    settings: SupervisedSettings,
+    *,
+    rate: float,
+    epoch: int,
+) -> torch.Tensor:
+    """Take one step of SGD, and return this process's part of the batch's mean loss."""
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
+    device_type = batch.inputs.device.type
+    shared = isinstance(network, DistributedDataParallel)
+    processes = distributed.get_world_size() if shared else 1
+    loss_sum = batch.inputs.new_zeros(())
+    parts = torch.arange(len(batch.inputs)).tensor_split(settings.accumulation)
+    state.optimizer.zero_grad()
+    for number, part in enumerate(parts):
+        rows = part + batch.rows.start
+        inputs = batch.inputs[part] if len(parts) > 1 else batch.inputs
+        if settings.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        last = number == len(parts) - 1
+        with network.no_sync() if shared and not last else nullcontext():
+            with torch.autocast(device_type, getattr(torch, settings.precision), enabled=settings.precision != "float32"):
+                logits = network(inputs)
+            loss = batch.mix * objective.share(logits.float(), batch.labels, rows, epoch=epoch)
+            if batch.mix < 1:
+                loss = loss + (1 - batch.mix) * objective.share(logits.float(), batch.partner_labels, rows, epoch=epoch)
+            # the gradients of several processes are averaged, and the share is one of the whole batch's mean
+            state.scaler.scale(loss * processes).backward()
+        loss_sum += loss.detach()
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    if state.average is not None:
+        state.average.update_parameters(state.model)
+    return loss_sum
+
+
+def check_finite(losses: list[torch.Tensor], *, epoch: int) -> None:
+    """Refuse to go on after a loss that is not finite."""
+    finite = torch.stack(losses).isfinite().tolist()
+    if not all(finite):
+        step = finite.index(False)
+        raise DivergedError(
+            f"the loss of epoch {epoch + 1}, step {step + 1} is not finite; lower learning_rate, or use precision=float32"
+        )

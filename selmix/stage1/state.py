@@ -1,0 +1,97 @@
+"""What training changes, and a checkpoint holds."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from selmix.checkpoints import write_atomically
+from selmix.errors import DataError
+from selmix.stage1.settings import SupervisedSettings
+
+
+@dataclass
+class TrainingState:
+    """What training changes.
+
+    Attributes:
+        model: image -> logits.
+        optimizer: of its trainable parameters.
+        scaler: of the gradients, for float16.
+        average: moving average of the model's parameters and buffers; None if there is none.
+        epochs: finished ones.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    average: AveragedModel | None = None
+    epochs: int = 0
+
+    @classmethod
+    def begin(cls, model: nn.Module, settings: SupervisedSettings) -> "TrainingState":
+        """Return the state before the first step."""
+        device = next(model.parameters()).device
+        if settings.channels_last:
+            model.to(memory_format=torch.channels_last)
+        optimizer = torch.optim.SGD(
+            parameter_groups(model, settings),
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+        )
+        average = None
+        if settings.average_decay:
+            average = AveragedModel(
+                model, multi_avg_fn=get_ema_multi_avg_fn(settings.average_decay), use_buffers=True
+            )
+        scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
+        return cls(model, optimizer, scaler, average)
+
+    @property
+    def kept(self) -> nn.Module:
+        """The model that is evaluated and kept: the average where there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def save(self, path: Path, extra: dict[str, Any]) -> None:
+        """Write a checkpoint atomically; `extra` is plain data that comes back with it."""
+        content = {name: part.state_dict() for name, part in self._parts().items()}
+        buffer = io.BytesIO()
+        torch.save(content | {"epochs": self.epochs, "extra": extra}, buffer)
+        write_atomically(path, buffer.getvalue())
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Take over a checkpoint, and return what was saved with it.
+
+        Raises:
+            DataError: if it cannot be read, or is that of another model or other settings.
+        """
+        device = next(self.model.parameters()).device
+        try:
+            content = torch.load(path, map_location=device, weights_only=True)
+            for name, part in self._parts().items():
+                part.load_state_dict(content[name])
+            self.epochs = content["epochs"]
+            return dict(content["extra"])
+        except Exception as error:  # whatever the readers raise on foreign bytes
+            raise DataError(f"{path} is damaged or belongs to another run ({error}); remove it to begin anew") from error
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler, "average": self.average}
+        return {name: part for name, part in parts.items() if part is not None}
+
+
+def parameter_groups(model: nn.Module, settings: SupervisedSettings) -> list[dict[str, Any]]:
+    """Return the trainable parameters in groups of like weight decay and rate; `factor` multiplies the rate."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in trainable if settings.decay_all or parameter.ndim > 1]
+    others = [parameter for parameter in trainable if not settings.decay_all and parameter.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay, "factor": 1.0},
+        {"params": others, "weight_decay": 0.0, "factor": 1.0},
+    ]
+    return [group for group in groups if group["params"]]
