@@ -167,13 +167,11 @@ def gradient_step(
     # gradients of several processes are averaged, and what each minimises is its part of the mean over the batch
     processes = distributed.get_world_size() if shared else 1
     autocast = torch.autocast(inputs.device.type, getattr(torch, settings.precision), settings.precision != "float32")
-    parts = list(
-        zip(inputs.tensor_split(settings.accumulation), batch.rows.tensor_split(settings.accumulation), strict=True)
-    )
+    parts = list(zip(*(whole.tensor_split(settings.accumulation) for whole in (inputs, batch.rows)), strict=True))
     mean_loss = inputs.new_zeros(())
     state.optimizer.zero_grad()
     for number, (part, rows) in enumerate(parts, start=1):
-        with network.no_sync() if shared and number < len(parts) else nullcontext():
+        with shared.no_sync() if shared and number < len(parts) else nullcontext():
             with autocast:
                 logits = network(part)
             loss = batch.mix * objective.share(logits.float(), batch.labels, rows, epoch=epoch)
