@@ -174,9 +174,10 @@ def gradient_step(
         with shared.no_sync() if shared and number < len(parts) else nullcontext():
             with autocast:
                 logits = network(part)
-            loss = batch.mix * objective.share(logits.float(), batch.labels, rows, epoch=epoch)
+            logits = logits.to(inputs.dtype)  # no loss in half precision
+            loss = batch.mix * objective.share(logits, batch.labels, rows, epoch=epoch)
             if batch.mix < 1:
-                loss = loss + (1 - batch.mix) * objective.share(logits.float(), batch.partner_labels, rows, epoch=epoch)
+                loss = loss + (1 - batch.mix) * objective.share(logits, batch.partner_labels, rows, epoch=epoch)
             state.scaler.scale(loss * processes).backward()
         mean_loss += loss.detach()
     state.scaler.step(state.optimizer)

@@ -44,7 +44,7 @@ class SyncedBatchNorm(_BatchNorm):
         """Map [b, c, ...] to the same shape; processes may have batches of different sizes."""
         if not self.training and self.running_mean is not None:
             return self.act(self.drop(super().forward(inputs)))
-        wide = inputs.float()
+        wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         others = [axis for axis in range(inputs.ndim) if axis != 1]
         own_count = torch.full((1,), inputs.numel() // inputs.shape[1], dtype=torch.float64)
         # sums in float64: what is left of them when the squared mean is taken away has to be right
@@ -59,7 +59,7 @@ class SyncedBatchNorm(_BatchNorm):
             scale = scale * self.weight
         shift = -mean * scale if self.bias is None else self.bias - mean * scale
         shape = [1, -1, *(1 for _ in others[1:])]
-        outputs = torch.addcmul(shift.float().view(shape), wide, scale.float().view(shape))
+        outputs = torch.addcmul(shift.to(wide).view(shape), wide, scale.to(wide).view(shape))
         return self.act(self.drop(outputs.to(inputs.dtype)))
 
     @torch.no_grad()
