@@ -162,7 +162,8 @@ def gradient_step(
     """Take one step of SGD, and return this process's part of the batch's mean loss."""
     for group in state.optimizer.param_groups:
         group["lr"] = rate * group["factor"]
-    inputs = batch.inputs.contiguous(memory_format=torch.channels_last) if settings.channels_last else batch.inputs
+    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+    inputs = batch.inputs.contiguous(memory_format=layout)
     shared = network if isinstance(network, DistributedDataParallel) else None
     # gradients of several processes are averaged, and what each minimises is its part of the mean over the batch
     processes = distributed.get_world_size() if shared else 1

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from timm.layers import convert_sync_batchnorm
 from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -75,11 +74,13 @@ class SyncedBatchNorm(_BatchNorm):
 
 def synchronise(model: nn.Module) -> None:
     """Let every batch norm inside a model see the batches of all processes; parameters and names stay the same."""
-    on_gpu = any(parameter.is_cuda for parameter in model.parameters())
+    if any(parameter.is_cuda for parameter in model.parameters()):
+        from timm.layers import convert_sync_batchnorm  # takes a while to import
+
+        convert_sync_batchnorm(model)
+        return
     for name, part in model.named_children():
-        if on_gpu:
-            setattr(model, name, convert_sync_batchnorm(part))
-        elif isinstance(part, _BatchNorm):
+        if isinstance(part, _BatchNorm):
             setattr(model, name, part if isinstance(part, SyncedBatchNorm) else SyncedBatchNorm(part))
         else:
             synchronise(part)
