@@ -1,6 +1,7 @@
 """What training changes, and a checkpoint holds."""
 
 import io
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,27 @@ class TrainingState:
     epochs: int = 0
 
     @classmethod
-    def begin(cls, model: nn.Module, settings: SupervisedSettings) -> "TrainingState":
-        """Return the state before the first step."""
+    def begin(
+        cls,
+        model: nn.Module,
+        settings: SupervisedSettings,
+        *,
+        factors: Mapping[str, float] | None = None,
+        undecayed: Collection[str] = (),
+    ) -> "TrainingState":
+        """Return the state before the first step.
+
+        Args:
+            model: image -> logits, on its device.
+            settings: of the loop.
+            factors: what the rate of a module's parameters is multiplied by.
+            undecayed: modules and parameters without weight decay.
+        """
         device = next(model.parameters()).device
         if settings.channels_last:
             model.to(memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(
-            parameter_groups(model, settings),
+            parameter_groups(model, settings, factors=factors or {}, undecayed=undecayed),
             lr=settings.learning_rate,
             momentum=settings.momentum,
             nesterov=settings.nesterov,
@@ -85,13 +100,28 @@ class TrainingState:
         return {name: part for name, part in parts.items() if part is not None}
 
 
-def parameter_groups(model: nn.Module, settings: SupervisedSettings) -> list[dict[str, Any]]:
-    """Return the trainable parameters in groups of like weight decay and rate; `factor` multiplies the rate."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in trainable if settings.decay_all or parameter.ndim > 1]
-    others = [parameter for parameter in trainable if not settings.decay_all and parameter.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay, "factor": 1.0},
-        {"params": others, "weight_decay": 0.0, "factor": 1.0},
+def parameter_groups(
+    model: nn.Module, settings: SupervisedSettings, *, factors: Mapping[str, float], undecayed: Collection[str]
+) -> list[dict[str, Any]]:
+    """Return the trainable parameters in groups of like weight decay and rate; `factor` multiplies the rate.
+
+    Args:
+        model: whose parameters.
+        settings: of the loop.
+        factors: module or parameter by name -> factor; 1 for all others.
+        undecayed: names of modules and parameters that are not decayed, whatever the settings say.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            exempt = any(_within(name, own) for own in undecayed) or not (settings.decay_all or parameter.ndim > 1)
+            factor = next((factor for own, factor in factors.items() if _within(name, own)), 1.0)
+            groups.setdefault((0.0 if exempt else settings.weight_decay, factor), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "factor": factor}
+        for (decay, factor), parameters in groups.items()
     ]
-    return [group for group in groups if group["params"]]
+
+
+def _within(name: str, module: str) -> bool:
+    return f"{name}.".startswith(f"{module}.")
