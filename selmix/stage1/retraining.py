@@ -125,9 +125,8 @@ def begin_retraining(
     Raises:
         UsageError: if the classifier is not one linear layer.
     """
+    module = RetrainedClassifier(model, retrain, generator=generator)
+    factors = dict.fromkeys(module.head.parameters(), retrain.head_factor)
     return TrainingState.begin(
-        RetrainedClassifier(model, retrain, generator=generator),
-        settings,
-        factors={"head": retrain.head_factor},
-        undecayed=() if retrain.decay_scale else ("scale",),
+        module, settings, factors=factors, undecayed=() if retrain.decay_scale else (module.scale,)
     )

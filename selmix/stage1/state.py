@@ -39,16 +39,16 @@ class TrainingState:
         model: nn.Module,
         settings: SupervisedSettings,
         *,
-        factors: Mapping[str, float] | None = None,
-        undecayed: Collection[str] = (),
+        factors: Mapping[nn.Parameter, float] | None = None,
+        undecayed: Collection[nn.Parameter] = (),
     ) -> "TrainingState":
         """Return the state before the first step.
 
         Args:
             model: image -> logits, on its device.
             settings: of the loop.
-            factors: what the rate of a module's parameters is multiplied by.
-            undecayed: modules and parameters without weight decay.
+            factors: what the rate of a parameter is multiplied by.
+            undecayed: parameters without weight decay.
         """
         device = next(model.parameters()).device
         if settings.channels_last:
@@ -101,27 +101,21 @@ class TrainingState:
 
 
 def parameter_groups(
-    model: nn.Module, settings: SupervisedSettings, *, factors: Mapping[str, float], undecayed: Collection[str]
+    model: nn.Module,
+    settings: SupervisedSettings,
+    *,
+    factors: Mapping[nn.Parameter, float],
+    undecayed: Collection[nn.Parameter],
 ) -> list[dict[str, Any]]:
-    """Return the trainable parameters in groups of like weight decay and rate; `factor` multiplies the rate.
-
-    Args:
-        model: whose parameters.
-        settings: of the loop.
-        factors: module or parameter by name -> factor; 1 for all others.
-        undecayed: names of modules and parameters that are not decayed, whatever the settings say.
-    """
+    """Return the trainable parameters in groups of like weight decay and rate; `factor` multiplies the rate."""
+    spared = set(undecayed)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if parameter.requires_grad:
-            exempt = any(_within(name, own) for own in undecayed) or not (settings.decay_all or parameter.ndim > 1)
-            factor = next((factor for own, factor in factors.items() if _within(name, own)), 1.0)
-            groups.setdefault((0.0 if exempt else settings.weight_decay, factor), []).append(parameter)
+            decays = parameter not in spared and (settings.decay_all or parameter.ndim > 1)
+            key = settings.weight_decay if decays else 0.0, factors.get(parameter, 1.0)
+            groups.setdefault(key, []).append(parameter)
     return [
         {"params": parameters, "weight_decay": decay, "factor": factor}
         for (decay, factor), parameters in groups.items()
     ]
-
-
-def _within(name: str, module: str) -> bool:
-    return f"{name}.".startswith(f"{module}.")
