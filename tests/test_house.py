@@ -25,7 +25,6 @@ FLOORS = [
         "mixup",
         "pairs",
         "significance",
-        "smoothing",
         "worth",
     ],
     [
