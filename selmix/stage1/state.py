@@ -61,9 +61,7 @@ class TrainingState:
         )
         average = None
         if settings.average_decay:
-            average = AveragedModel(
-                model, multi_avg_fn=get_ema_multi_avg_fn(settings.average_decay), use_buffers=True
-            )
+            average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.average_decay), use_buffers=True)
         scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
         return cls(model, optimizer, scaler, average)
 
@@ -93,7 +91,9 @@ class TrainingState:
             self.epochs = content["epochs"]
             return dict(content["extra"])
         except Exception as error:  # whatever the readers raise on foreign bytes
-            raise DataError(f"{path} is damaged or belongs to another run ({error}); remove it to begin anew") from error
+            raise DataError(
+                f"{path} is damaged or belongs to another run ({error}); remove it to begin anew"
+            ) from error
 
     def _parts(self) -> dict[str, Any]:
         parts = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler, "average": self.average}
