@@ -153,4 +153,5 @@ def test_the_documented_defaults_are_the_defaults(section, kind):
         if field.default is None:
             assert text == "automatic"
         else:
-            assert field.default == (text if isinstance(field.default, str) else tomllib.loads(f"v = {text}")["v"])
+            told = text if isinstance(field.default, str) else tomllib.loads(f"v = {text}")["v"]
+            assert field.default == (tuple(told) if isinstance(told, list) else told)

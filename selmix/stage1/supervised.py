@@ -135,7 +135,9 @@ def gradient_step(
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         last = number == len(parts) - 1
         with network.no_sync() if shared and not last else nullcontext():
-            with torch.autocast(device_type, getattr(torch, settings.precision), enabled=settings.precision != "float32"):
+            with torch.autocast(
+                device_type, getattr(torch, settings.precision), enabled=settings.precision != "float32"
+            ):
                 logits = network(inputs)
             loss = batch.mix * objective.share(logits.float(), batch.labels, rows, epoch=epoch)
             if batch.mix < 1:
