@@ -20,11 +20,11 @@ FLOORS = [
         "constraints",
         "descent",
         "gains",
+        "losses",
         "metrics",
         "mixup",
         "pairs",
         "significance",
-        "smoothing",
         "worth",
     ],
     [

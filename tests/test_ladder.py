@@ -29,7 +29,7 @@ from selmix.baselines.weight_scaling import scaled_head
 from selmix.features.labeled import LabeledFeatures
 from selmix.heads import LinearHead
 from selmix.metrics import METRICS
-from selmix.smoothing import label_aware_smoothing, smoothed_targets
+from selmix.losses.smoothing import label_aware_smoothing, smoothed_targets
 
 pytestmark = pytest.mark.usefixtures("_quick_retraining")
 

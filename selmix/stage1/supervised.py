@@ -1,7 +1,7 @@
 """The supervised loop: batches as planned, a loss, SGD."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import cast
@@ -52,6 +52,7 @@ def train_supervised(
     *,
     seed: int,
     ranks: Ranks = ALONE,
+    advance: Callable[[int], object] = lambda count: None,
 ) -> Iterator[dict[str, float]]:
     """Train the model in place from where it stands, and yield a record after each epoch.
 
@@ -62,6 +63,7 @@ def train_supervised(
         settings: of the loop.
         seed: of order, augmentation, mixing and dropout.
         ranks: the processes that share each batch.
+        advance: is told after each step how many images it took, to show progress.
 
     Raises:
         UsageError: if there are too few images in a batch to be shared.
@@ -79,6 +81,7 @@ def train_supervised(
                 losses.append(gradient_step(state, network, batch, objective, settings, rate=rate, epoch=epoch))
                 if step % _CHECK_EVERY == 0:
                     check_finite(losses, epoch=epoch, ranks=ranks)
+                advance(len(batch.labels))
         mean_loss = check_finite(losses, epoch=epoch, ranks=ranks)
         state.model.eval()
         state.epochs = epoch + 1

@@ -17,7 +17,7 @@ from selmix.pairs import ClassMembers
 from selmix.predictions import Predictions, predict
 from selmix.ranks import ALONE, Ranks
 from selmix.seeding import own_generator
-from selmix.smoothing import label_aware_smoothing
+from selmix.losses.smoothing import label_aware_smoothing
 
 
 @dataclass(frozen=True)
