@@ -3,16 +3,14 @@
     python benchmarks/stage1_speed.py [--device cuda] [--compile] [--precision bfloat16] [--steps 20]
 
 The loop augments, normalises, mixes, follows its schedule and looks for losses that are not finite. The bare steps have
-one batch that lies ready. Both are measured in one run, in turn, and the ratio is the median over the turns.
+one batch that lies ready. Both are measured in one run, in turn, as medians.
 """
 
 import argparse
-import itertools
-import statistics
-import time
-from dataclasses import replace
+from collections.abc import Iterator
 
 import torch
+from measure import machine, median_seconds
 from torch.nn import functional as F
 
 from selmix.backbones import build_model
@@ -36,59 +34,40 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--steps", type=int, default=20, help="of each turn")
     words = parser.parse_args()
-    device = torch.device(words.device)
-    # an epoch is a turn, after one to warm up; the loop keeps its state and its compiled network in between
+    # an epoch is a turn, and there is one to warm up
     settings = SupervisedSettings(
-        epochs=TURNS + 1,
-        warmup_epochs=1,
-        mixup_alpha=1.0,
-        precision=words.precision,
-        compile=words.compile,
-        nesterov=True,
+        epochs=TURNS + 1, warmup_epochs=1, mixup_alpha=1.0, precision=words.precision, compile=words.compile
     )
-    count = words.steps * settings.batch_size
+    device, count = torch.device(words.device), words.steps * settings.batch_size
     pixels = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch_generator(0, "images"))
     images = DeviceImages(pixels.to(device), torch.arange(count) % 10, (0.5,) * 3, (0.25,) * 3, settings.crop_padding)
-
-    def state() -> TrainingState:
-        torch.manual_seed(0)
-        return TrainingState.begin(build_model(words.architecture, num_classes=10).to(device), settings)
-
-    loop = train_supervised(state(), images, Objective(), settings, seed=0)
-    bare = bare_steps(state(), replace(settings, epochs=1), words.steps)
-    seconds = [[timed(run, device) for run in (loop, bare)] for _ in range(TURNS + 1)][1:]
-    speeds = [count / statistics.median(own) for own in zip(*seconds, strict=True)]
-    ratio = statistics.median(ready / whole for whole, ready in seconds)
-    print(
-        f"{words.architecture}, batch {settings.batch_size}, {words.device}, {torch.get_num_threads()} threads, "
-        f"{words.precision}{', compiled' * words.compile}: loop {speeds[0]:,.0f} images/s, bare {speeds[1]:,.0f}, "
-        f"ratio {ratio:.1%}"
-    )
+    states = [
+        TrainingState.begin(build_model(words.architecture, num_classes=10).to(device), settings) for _ in range(2)
+    ]
+    loop = train_supervised(states[0], images, Objective(), settings, seed=0)
+    bare = bare_steps(states[1], settings, words.steps)
+    loop_seconds, bare_seconds = median_seconds(lambda: next(loop), lambda: next(bare), repeats=TURNS)
+    print(machine() if words.device == "cpu" else torch.cuda.get_device_name(device))
+    print(f"{words.architecture}, batches of {settings.batch_size}, {words.precision}{', compiled' * words.compile}")
+    speeds = f"loop {count / loop_seconds:,.0f} images/s, bare {count / bare_seconds:,.0f}"
+    print(f"{speeds}: {bare_seconds / loop_seconds:.1%}")
 
 
-def bare_steps(state: TrainingState, settings: SupervisedSettings, steps: int):
-    """Take so many steps each time when asked."""
+def bare_steps(state: TrainingState, settings: SupervisedSettings, steps: int) -> Iterator[float]:
+    """Take so many steps each time when asked, on one batch, and tell the last loss."""
     device = next(state.model.parameters()).device
     network = prepare_network(state.model.train(), settings, ALONE)
     inputs = torch.randn(settings.batch_size, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.arange(settings.batch_size, device=device) % 10
-    for turn in itertools.count():
+    while True:
         for _ in range(steps):
             state.optimizer.zero_grad()
             with torch.autocast(device.type, getattr(torch, settings.precision), settings.precision != "float32"):
                 logits = network(inputs)
-            F.cross_entropy(logits.float(), labels).backward()
+            loss = F.cross_entropy(logits.float(), labels)
+            loss.backward()
             state.optimizer.step()
-        yield turn
-
-
-def timed(run, device: torch.device) -> float:
-    """Return the seconds until the next result is there."""
-    began = time.perf_counter()
-    next(run)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
+        yield loss.item()
 
 
 if __name__ == "__main__":
