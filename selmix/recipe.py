@@ -97,7 +97,18 @@ class CompareRecipe(_Source):
 
 
 class TrainRecipe(BaseModel):
-    """A stage-one run: which architecture, which data."""
+    """A stage-one run: which architecture, which data, which loss; what is None is measured or left as it is.
+
+    Attributes:
+        start: a backbone whose weights are the first ones, as `--backbone` names it; none: random weights.
+        trains: beginnings of the names of the modules that learn, such as `layer4` or `fc`; empty: all.
+        val_fraction: of train that is set aside, class by class, as val.
+        stage1: of the loop.
+        loss: its `name` and settings.
+        classifier: of the retraining of the classifier alone, on class-balanced batches; empty: the network is trained.
+        search: of the loop that searches a loss; its keys replace those of `stage1`.
+        autobalance: of the search of a loss (AutoBalance); empty: there is none.
+    """
 
     model_config = STRICT
 
@@ -109,7 +120,14 @@ class TrainRecipe(BaseModel):
     std: tuple[float, float, float] | None = None
     licence: str = ""
     seed: int = 0
+    start: str | None = None
+    trains: list[str] = []
+    val_fraction: float | None = Field(default=None, gt=0, lt=1)
     stage1: dict[str, Any] = {}
+    loss: dict[str, Any] = {}
+    classifier: dict[str, Any] = {}
+    search: dict[str, Any] = {}
+    autobalance: dict[str, Any] = {}
 
 
 _Recipe = TypeVar("_Recipe", FinetuneRecipe, CompareRecipe, ExtractRecipe, TrainRecipe)
@@ -229,9 +247,36 @@ def _three_numbers(option: str, text: str) -> tuple[float, ...]:
     return numbers
 
 
-def supervised_settings(values: dict[str, Any]) -> SupervisedSettings:
-    """Check and build the settings of stage one; faults are raised as UsageError."""
-    return _build(SupervisedSettings, values)
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """The settings of a stage-one run, checked.
+
+    Attributes:
+        stage1: of the loop.
+        loss: of the loss.
+        classifier: of the retraining of the classifier; None where the network is trained.
+        search: of the loop that searches a loss.
+        autobalance: of the search; None where there is none.
+    """
+
+    stage1: SupervisedSettings
+    loss: LossSettings
+    classifier: RetrainSettings | None
+    search: SupervisedSettings
+    autobalance: AutoBalanceSettings | None
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the tables of the recipe with every default filled in; absent ones are empty."""
+        tables = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: {} if table is None else dataclasses.asdict(table) for name, table in tables.items()}
+
+
+def train_settings(recipe: TrainRecipe) -> TrainSettings:
+    """Check and build all settings of a stage-one run.
+
+    Raises:
+        UsageError: with the faults of every table.
+    """
 
 
 def refine_settings(values: dict[str, Any]) -> RefineSettings:
