@@ -1,6 +1,6 @@
 """Settings of the losses, which become objectives when the class counts are known."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -61,8 +61,6 @@ class LossSettings:
             weights,
             self.weights_from,
             self.divide_by,
-            cosine_scale=self._cosine_scale(),
-            one_vs_rest=isinstance(self, SigmoidSettings | SigmoidFocalSettings),
         )
 
     def _rules(self) -> dict[str, tuple[str, bool]]:
@@ -70,9 +68,6 @@ class LossSettings:
 
     def _losses(self, class_counts: torch.Tensor) -> Losses:
         raise NotImplementedError
-
-    def _cosine_scale(self) -> float | None:
-        return None
 
 
 def _counted(class_counts: torch.Tensor) -> torch.Tensor:
@@ -129,6 +124,10 @@ class SigmoidSettings(LossSettings):
     def _losses(self, class_counts: torch.Tensor) -> Losses:
         return sigmoid_cross_entropy
 
+    def objective(self, class_counts: torch.Tensor) -> Objective:
+        """Return what training minimises, with each class judged against the rest."""
+        return replace(super().objective(class_counts), one_vs_rest=True)
+
 
 @dataclass(frozen=True)
 class SigmoidFocalSettings(LossSettings):
@@ -146,6 +145,10 @@ class SigmoidFocalSettings(LossSettings):
 
     def _losses(self, class_counts: torch.Tensor) -> Losses:
         return partial(sigmoid_focal, gamma=self.gamma)
+
+    def objective(self, class_counts: torch.Tensor) -> Objective:
+        """Return what training minimises, with each class judged against the rest."""
+        return replace(super().objective(class_counts), one_vs_rest=True)
 
 
 @dataclass(frozen=True)
@@ -168,8 +171,9 @@ class LdamSettings(LossSettings):
         margins = ldam_margins(_counted(class_counts), max_margin=self.max_margin)
         return partial(ldam, margins=_table(class_counts, margins), scale=self.scale)
 
-    def _cosine_scale(self) -> float:
-        return self.scale
+    def objective(self, class_counts: torch.Tensor) -> Objective:
+        """Return what training minimises, on cosines."""
+        return replace(super().objective(class_counts), cosine_scale=self.scale)
 
 
 @dataclass(frozen=True)
