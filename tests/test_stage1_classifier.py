@@ -79,8 +79,10 @@ def test_what_is_exported_is_linear_and_decides_alike():
     images = torch.randn(32, 3, 32, 32) * torch.rand(32, 3, 1, 1)
     with torch.no_grad():
         seen = model.forward_head(model.forward_features(images), pre_logits=True)
-        lengths = torch.tensor([[0.1], [1], [5], [100], [2]])
-        model.linear.weight.copy_(lengths * F.normalize(seen[:5] - seen.mean(0)))
+        # class i points from what all features have in common to image i
+        directions, common = F.normalize(seen[:5]), F.normalize(seen.mean(0), dim=0)
+        rows = F.normalize(directions - (directions @ common)[:, None] * common)
+        model.linear.weight.copy_(torch.tensor([[0.1], [1], [5], [100], [2]]) * rows)
     plain = build_model("cifar_resnet20", num_classes=5)
     plain.load_state_dict(exported_state(model))
     plain.eval()
