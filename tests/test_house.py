@@ -20,6 +20,7 @@ FLOORS = [
         "constraints",
         "descent",
         "gains",
+        "losses",
         "metrics",
         "mixup",
         "pairs",

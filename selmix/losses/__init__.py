@@ -1,0 +1,1 @@
+"""Losses of long-tailed training, one value a sample."""
