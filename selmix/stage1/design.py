@@ -3,8 +3,8 @@
 loss(y, f) = w_y CE(Delta f + l, y), Delta = sigmoid(D a), l = D b, log w = D c: D spreads the values of clusters of
 classes, neighbours in frequency, over the classes. Raw logits f decide at the end; tables are of training alone.
 
-Source: Li et al., "AutoBalance: Optimized Loss Functions for Imbalanced Data", NeurIPS 2021, equations 2.1, 2.2 and 4.2,
-and section 3 for the clusters. The initial values are those of the authors' code.
+Source: Li et al., "AutoBalance: Optimized Loss Functions for Imbalanced Data", NeurIPS 2021, equations 2.1, 2.2,
+4.2, and section 3 for the clusters. The initial values are those of the authors' code.
 """
 
 from collections.abc import Sequence

@@ -48,7 +48,7 @@ class NoisyImages:
         return self.images.labels
 
     def loads(self, requests: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[torch.Tensor]:
-        """Yield the inputs of each request (positions, seeds); the noise is a function of both, of a batch as a whole."""
+        """Yield the inputs of each request (positions, seeds); the noise follows from both, of the whole batch."""
         asked: list[tuple[torch.Tensor, torch.Tensor]] = []
 
         def noted() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
