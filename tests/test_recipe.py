@@ -15,6 +15,7 @@ from selmix.recipe import (
     supervised_settings,
 )
 from selmix.shipped import shipped_recipe
+from selmix.stage1.retraining import RetrainSettings
 from selmix.stage1.supervised import SupervisedSettings
 from selmix.stage2.settings import RefineSettings
 
@@ -143,7 +144,9 @@ def documented(section: str) -> dict[str, str]:
     return {row[1].strip().strip("`"): row[2].strip().strip("`") for row in rows}
 
 
-@pytest.mark.parametrize(("section", "kind"), [("stage2", RefineSettings), ("stage1", SupervisedSettings)])
+@pytest.mark.parametrize(
+    ("section", "kind"), [("stage2", RefineSettings), ("stage1", SupervisedSettings), ("classifier", RetrainSettings)]
+)
 def test_the_documented_defaults_are_the_defaults(section, kind):
     shown = documented(section)
     assert list(shown) == [field.name for field in dataclasses.fields(kind)]

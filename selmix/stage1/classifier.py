@@ -29,7 +29,7 @@ class CosineClassifier(nn.Module):
             return F.linear(F.normalize(features.to(self.weight.dtype)), F.normalize(self.weight))
 
 
-def prepare_classifier(model: nn.Module, objective: Objective) -> tuple[nn.Parameter, ...]:
+def prepare_classifier(model: nn.Module, objective: Objective) -> tuple[str, ...]:
     """Give a network the last layer that an objective wants, in place.
 
     A cosine classifier is made of torch's global random numbers, as all initial weights are.
@@ -39,7 +39,8 @@ def prepare_classifier(model: nn.Module, objective: Objective) -> tuple[nn.Param
         objective: what will be minimised.
 
     Returns:
-        The parameters that weight decay must spare: the last bias of losses of one class against the rest.
+        The names of the parameters that weight decay must spare: the last bias, where each class is judged against the
+        rest.
 
     Raises:
         UsageError: if the objective wants a change, and the network does not end in a linear classifier with a bias.
@@ -47,18 +48,18 @@ def prepare_classifier(model: nn.Module, objective: Objective) -> tuple[nn.Param
     if objective.cosine_scale is None and not objective.one_vs_rest:
         return ()
     classifier = model.get_classifier()  # type: ignore[operator]
-    names = [name for name, module in model.named_modules() if module is classifier]
     if not isinstance(classifier, nn.Linear) or classifier.bias is None:
         raise UsageError(
             "ldam, sigmoid and sigmoid_focal change the network's last layer, which must be linear and have a bias; "
             f"it is {classifier}: name another architecture or loss"
         )
+    name = next(name for name, module in model.named_modules() if module is classifier)
     if objective.cosine_scale is not None:
         cosine = CosineClassifier(classifier.in_features, classifier.out_features, scale=objective.cosine_scale)
-        model.set_submodule(names[0], cosine.to(classifier.weight))
+        model.set_submodule(name, cosine.to(classifier.weight))
         return ()
     nn.init.constant_(classifier.bias, one_vs_rest_bias(classifier.out_features))
-    return (classifier.bias,)
+    return (f"{name}.bias",)
 
 
 def exported_state(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -61,7 +61,10 @@ class TrainingState:
         )
         average = None
         if settings.average_decay:
-            average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.average_decay), use_buffers=True)
+            # in eval mode for good: it is never trained
+            average = AveragedModel(
+                model, multi_avg_fn=get_ema_multi_avg_fn(settings.average_decay), use_buffers=True
+            ).eval()
         scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
         return cls(model, optimizer, scaler, average)
 
