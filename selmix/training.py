@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from selmix.agreement import together
 from selmix.checkpoints import save_tensors
 from selmix.data.assembly import digest_of_images
-from selmix.data.images import ImageData, stack_images
+from selmix.data.images import ImageData
 from selmix.data.rows import SPLITS
 from selmix.data.sources import open_images
 from selmix.data.splits import stratified_holdout
@@ -23,18 +22,17 @@ from selmix.ranks import ALONE, Ranks
 from selmix.train_recipe import TrainRecipe, train_settings
 from selmix.seeding import numpy_generator, torch_generator
 from selmix.stage1.classifier import exported_state, prepare_classifier
-from selmix.stage1.images import TrainingImages, training_images
-from selmix.stage1.objective import Objective
+from selmix.stage1.images import TrainingImages
+from selmix.stage1.placing import training_images
 from selmix.stage1.retraining import begin_retraining
 from selmix.stage1.settings import SupervisedSettings
 from selmix.stage1.state import TrainingState
 from selmix.stage1.supervised import train_supervised
 from selmix.stage1.validation import validate
-from selmix.starting import starting_model
+from selmix.starting import Start, starting_model
 from selmix.training_run import BEST, CHECKPOINT, LAST, MODEL, SPLITS_FILE, begin_run, log_epoch
 
 SELECTED_BY = "mean_recall"
-_MEASURED = 5000  # images whose pixels give mean and standard deviation
 
 
 class Bar(Protocol):
@@ -57,8 +55,7 @@ class Job:
     Attributes:
         recipe: what was asked.
         data: train, and where there is one val, and test.
-        mean: normalisation, per channel of images in [0, 1].
-        std: likewise.
+        start: what training starts from.
         device: where to train.
         ranks: the processes.
         bar: shows progress.
@@ -66,22 +63,23 @@ class Job:
 
     recipe: TrainRecipe
     data: ImageData
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    start: Start
     device: torch.device
     ranks: Ranks
     bar: Bar
 
-    def images(self, split: str, settings: SupervisedSettings, *, augment: bool) -> TrainingImages:
-        """Return the images of a split as a network learns from them, or is judged by them."""
+    def images(self, split: str, settings: SupervisedSettings, *, like: TrainingImages | None = None) -> TrainingImages:
+        """Return the images of train as a network learns from them, or those of val, normalised `like` these."""
         return training_images(
             self.data.splits[split],
             size=self.recipe.input_size,
-            mean=self.mean,
-            std=self.std,
             settings=settings,
             device=self.device,
-            augment=augment,
+            augmented=like is None,
+            mean=self.start.mean if like is None else like.mean,
+            std=self.start.std if like is None else like.std,
+            pixels=self.start.pixels,
+            processes=self.ranks.count,
         )
 
     @property
@@ -92,15 +90,14 @@ class Job:
         counts = torch.bincount(torch.from_numpy(labels), minlength=len(self.data.class_names))
         return counts.to(self.device)
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What the weights say by themselves: they are also opened as a plain checkpoint."""
+    def identity(self, train: TrainingImages) -> dict[str, Any]:
+        """Return what the weights say by themselves: they are also opened as a plain checkpoint."""
         return {
             "architecture": self.recipe.architecture,
             "class_names": self.data.class_names,
             "input_size": [3, *self.recipe.input_size],
-            "mean": list(self.mean),
-            "std": list(self.std),
+            "mean": list(train.mean),
+            "std": list(train.std),
         }
 
 
@@ -152,8 +149,7 @@ def train_backbone(
     """
     settings = train_settings(recipe)
     data = open_images(recipe.data)
-    model, preprocessing = starting_model(recipe, data.class_names)
-    mean, std = _normalisation(recipe, data, preprocessing)
+    start = starting_model(recipe, data.class_names)
     request = recipe.model_dump() | settings.resolved()
     with together(ranks):
         if ranks.leads:
@@ -164,20 +160,21 @@ def train_backbone(
         data = with_val(data, recipe.val_fraction, seed=recipe.seed)
         if ranks.leads:
             write_splits(data, out / SPLITS_FILE)
-    job = Job(recipe, data, mean, std, device, ranks, bar)
+    job = Job(recipe, data, start, device, ranks, bar)
+    model = start.model.to(device)
     objective = settings.loss.objective(job.class_counts)
-    model.to(device)
     if settings.classifier is None:
         spared = prepare_classifier(model, objective)
         state = TrainingState.begin(model, settings.stage1, undecayed=spared)
     else:
         generator = torch_generator(recipe.seed, "classifier")
         state = begin_retraining(model, settings.classifier, settings.stage1, generator=generator)
-    train = job.images("train", settings.stage1, augment=True)
+    train = job.images("train", settings.stage1)
     fit(
         job,
         out,
         state,
+        train,
         settings.stage1,
         lambda advance: train_supervised(
             state, train, objective, settings.stage1, seed=recipe.seed, ranks=ranks, advance=advance
@@ -185,13 +182,14 @@ def train_backbone(
     )
     if not ranks.leads:
         return {}
-    return write_manifest(out, job.identity, request, data, {"epochs": state.epochs}, device=device)
+    return write_manifest(out, job.identity(train), request, data, {"epochs": state.epochs}, device=device)
 
 
 def fit(
     job: Job,
     out: Path,
     state: TrainingState,
+    train: TrainingImages,
     settings: SupervisedSettings,
     records: Callable[[Callable[[int], None]], Iterator[dict[str, float]]],
 ) -> None:
@@ -201,44 +199,34 @@ def fit(
         job: what the phases of a training have in common.
         out: folder of checkpoint, log and best weights.
         state: as it begins; an earlier checkpoint in `out` is taken over.
+        train: what the loop learns from.
         settings: of the loop.
         records: begins the loop on the state, told what shows progress.
     """
-    val = job.images("val", settings, augment=False) if "val" in job.data.splits else None
+    val = job.images("val", settings, like=train) if "val" in job.data.splits else None
     best = state.load(out / CHECKPOINT)["best"] if (out / CHECKPOINT).is_file() else -1.0
     images = len(job.data.splits["train"].ids) // settings.batch_size * settings.batch_size
+
+    def keep(name: str) -> None:
+        if job.ranks.leads:
+            save_tensors(exported_state(state.kept), out / name, job.identity(train) | {"epoch": state.epochs})
+
     advance = job.bar("training", images * settings.epochs, images * state.epochs)
     try:
         for record in records(advance):
-            if not job.ranks.leads:
-                continue
             last = state.epochs == settings.epochs
             if val is not None and (last or state.epochs % settings.evaluate_every == 0):
-                record |= {f"val_{name}": value for name, value in validate(state.kept, val).items()}
+                record |= {f"val_{name}": value for name, value in validate(state.kept, val, ranks=job.ranks).items()}
                 if record[f"val_{SELECTED_BY}"] > best:
                     best = record[f"val_{SELECTED_BY}"]
-                    save_tensors(exported_state(state.kept), out / BEST, job.identity | {"epoch": state.epochs})
-            log_epoch(out, record)
-            if last or state.epochs % settings.checkpoint_every == 0:
-                state.save(out / CHECKPOINT, {"best": best})
+                    keep(BEST)
+            if job.ranks.leads:
+                log_epoch(out, record)
+                if last or state.epochs % settings.checkpoint_every == 0:
+                    state.save(out / CHECKPOINT, {"best": best})
     except DivergedError as error:
         whole = f"the last good checkpoint is {out / CHECKPOINT}" if (out / CHECKPOINT).is_file() else "no checkpoint yet"
         raise DivergedError(f"{error}; {whole}") from error
+    keep(LAST)
     if job.ranks.leads:
-        save_tensors(exported_state(state.kept), out / LAST, job.identity | {"epoch": state.epochs})
         shutil.copyfile(out / (BEST if val is not None else LAST), out / MODEL)
-
-
-def _normalisation(
-    recipe: TrainRecipe, data: ImageData, preprocessing: dict[str, Any]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per channel: as the recipe has them, as the first weights do, or measured."""
-    mean, std = recipe.mean or preprocessing.get("mean"), recipe.std or preprocessing.get("std")
-    if mean is None or std is None:
-        train = data.splits["train"]
-        some = np.linspace(0, len(train.ids) - 1, min(len(train.ids), _MEASURED)).round().astype(np.int64)
-        pixels = torch.from_numpy(stack_images(train.subset(some), recipe.input_size))
-        channels = pixels.double().div_(255).transpose(0, 1).flatten(1)
-        mean = mean or [round(value, 6) for value in channels.mean(1).tolist()]
-        std = std or [round(value, 6) for value in channels.std(1).tolist()]
-    return tuple(mean), tuple(std)

@@ -7,13 +7,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from selmix.errors import UsageError
+from selmix.errors import DivergedError, UsageError
+from selmix.ranks import Ranks
 from selmix.stage1.images import DeviceImages
 from selmix.stage1.objective import Objective
 from selmix.stage1.plan import plan_epoch
 from selmix.stage1.settings import SupervisedSettings
 from selmix.stage1.state import TrainingState
-from selmix.stage1.supervised import train_supervised
+from selmix.stage1.supervised import planned_batches, train_supervised
 
 MEAN, STD = (0.5, 0.25, 0.4), (0.5, 0.2, 0.25)
 PLAIN = {"warmup_epochs": 1, "crop_padding": 0}
@@ -207,6 +208,121 @@ def test_every_image_is_seen_once_an_epoch():
     first, second = numbers.round().int().view(2, 12).tolist()
     assert sorted(first) == sorted(second) == list(range(12))
     assert first != second
+
+
+@pytest.mark.parametrize("step", [0, 3, 50, 51, 69])
+def test_a_loss_that_is_not_finite_stops_with_epoch_and_step(step):
+    # 70 steps an epoch, a look at the losses at the first, the 51st and the last
+    calls = iter(range(70 + step))
+
+    def losses(logits, labels):
+        return F.cross_entropy(logits, labels, reduction="none") * (1 if next(calls, None) is not None else torch.inf)
+
+    images, labels = flat_images(70)
+    model = linear()
+    run = records(
+        model, images, labels, objective=Objective(losses), **PLAIN, epochs=3, batch_size=1, learning_rate=1e-3
+    )
+    assert next(run)["epoch"] == 1
+    with pytest.raises(
+        DivergedError, match=rf"the loss of epoch 2, step {step + 1} .*is not finite; lower learning_ra"
+    ):
+        next(run)
+
+
+def test_compiled_is_the_same(monkeypatch):
+    # without a compiler of C++, and in no time: what is traced is run as it is
+    compiled, compile_it = [], torch.compile
+
+    def traced(model):
+        compiled.append(model)
+        return compile_it(model, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", traced)
+    weights = []
+    for wish in (False, True):
+        model = small_net()
+        list(records(model, *coloured(12, seed=0), epochs=2, batch_size=6, warmup_epochs=1, compile=wish))
+        weights.append(model.state_dict())
+        assert compiled == [model] * wish
+    assert list(weights[0]) == list(weights[1])
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_is_of_the_forward_pass_alone(precision):
+    seen = []
+
+    def losses(logits, labels):
+        seen.append(logits.dtype)
+        return F.cross_entropy(logits, labels, reduction="none")
+
+    model = linear()
+    model[1].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    settings = PLAIN | {"epochs": 2, "batch_size": 12, "precision": precision, "learning_rate": 0.01}
+    history = list(records(model, *flat_images(), objective=Objective(losses), **settings))
+    assert seen == [getattr(torch, precision), torch.float32] * 2
+    assert model[1].weight.dtype == torch.float32
+    single = list(records(linear(), *flat_images(), **settings | {"precision": "float32"}))
+    assert [record["loss"] for record in history] == pytest.approx([record["loss"] for record in single], rel=0.02)
+    assert [record["loss"] for record in history] != [record["loss"] for record in single]
+
+
+def test_images_and_weights_lie_pixel_by_pixel_if_they_shall():
+    for wish in (False, True):
+        layouts = []
+        model = small_net()
+        model[0].register_forward_pre_hook(
+            lambda module, inputs, layouts=layouts: layouts.extend(
+                tensor.is_contiguous(memory_format=torch.channels_last) for tensor in (inputs[0], module.weight)
+            )
+        )
+        list(records(model, *coloured(6, seed=0), **PLAIN, epochs=2, batch_size=6, channels_last=wish))
+        assert layouts == [wish] * 4
+
+
+def test_a_batch_that_is_too_small_for_its_parts_is_refused():
+    with pytest.raises(UsageError, match="a batch of 3 images cannot be cut into 4 parts for each of 1 processes"):
+        next(records(linear(), *coloured(3, seed=0), **PLAIN, epochs=2, batch_size=8, accumulation=4))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_processes_share_every_part_of_a_batch(parts, count):
+    class Numbers:
+        """Images whose input is their number, and which tell what is asked for."""
+
+        def __init__(self):
+            self.labels, self.asked = 10 * torch.arange(40), []
+
+        def loads(self, requests):
+            for positions, seeds in requests:
+                self.asked.append(positions)
+                assert len(positions.unique()) == len(positions)
+                yield positions[:, None].double() + seeds[:, None].double() / 2.0**70
+
+    settings = SupervisedSettings(batch_size=13, mixup_alpha=1.0)
+    images = [Numbers() for _ in range(count)]
+    plan = plan_epoch(images[0].labels, settings, epoch=0, seed=0)
+    of_each = [list(planned_batches(plan, own, Ranks(rank, count), parts=parts)) for rank, own in enumerate(images)]
+    numbers = plan.positions.double() + plan.seeds.double() / 2.0**70
+    for step, mix in enumerate(plan.mix.tolist()):
+        batches = [own[step] for own in of_each]
+        rows = torch.cat([batch.rows for batch in batches])
+        assert sorted(rows.tolist()) == list(range(13))
+        # the first part of the batch is made of the first parts that the processes have, and so on
+        for number, whole in enumerate(torch.arange(13).tensor_split(parts)):
+            own = torch.cat([batch.rows.tensor_split(parts)[number] for batch in batches])
+            assert own.sort().values.tolist() == whole.tolist()
+        expected = mix * numbers[step] + (1 - mix) * numbers[step][plan.partners[step]]
+        torch.testing.assert_close(torch.cat([batch.inputs for batch in batches])[:, 0], expected[rows])
+        for batch in batches:
+            assert batch.mix == mix
+            assert torch.equal(batch.labels, 10 * plan.positions[step])
+            assert torch.equal(batch.partner_labels, 10 * plan.positions[step][plan.partners[step]])
+    for own in images:
+        assert max(map(len, own.asked)) <= min(13, 2 * -(-13 // count) + 2)  # its own, and at most as many partners
 
 
 BAD = {

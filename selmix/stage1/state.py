@@ -1,6 +1,7 @@
 """What training changes, and a checkpoint holds."""
 
 import io
+import pickle
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,9 +94,12 @@ class TrainingState:
                 part.load_state_dict(content[name])
             self.epochs = content["epochs"]
             return dict(content["extra"])
+        except pickle.UnpicklingError as error:
+            raise DataError(f"{path} holds more than a checkpoint, or is damaged; remove it to begin anew") from error
         except Exception as error:  # whatever the readers raise on foreign bytes
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise DataError(
-                f"{path} is damaged or belongs to another run ({error}); remove it to begin anew"
+                f"{path} is damaged or belongs to another run ({reason}); remove it to begin anew"
             ) from error
 
     def _parts(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The supervised loop: batches as planned, a loss, SGD."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import cast
@@ -52,6 +52,7 @@ def train_supervised(
     *,
     seed: int,
     ranks: Ranks = ALONE,
+    advance: Callable[[int], None] = lambda images: None,
 ) -> Iterator[dict[str, float]]:
     """Train the model in place from where it stands, and yield a record after each epoch.
 
@@ -62,6 +63,7 @@ def train_supervised(
         settings: of the loop.
         seed: of order, augmentation, mixing and dropout.
         ranks: the processes that share each batch.
+        advance: is told how many images each step has seen.
 
     Raises:
         UsageError: if there are too few images in a batch to be shared.
@@ -77,6 +79,7 @@ def train_supervised(
             for step, batch in enumerate(planned_batches(plan, images, ranks, parts=settings.accumulation)):
                 rate = learning_rate(settings, epoch=epoch, step=step, steps_per_epoch=len(plan.mix))
                 losses.append(gradient_step(state, network, batch, objective, settings, rate=rate, epoch=epoch))
+                advance(len(batch.labels))
                 if step % _CHECK_EVERY == 0:
                     check_finite(losses, epoch=epoch, ranks=ranks)
         mean_loss = check_finite(losses, epoch=epoch, ranks=ranks)
@@ -162,7 +165,8 @@ def gradient_step(
     """Take one step of SGD, and return this process's part of the batch's mean loss."""
     for group in state.optimizer.param_groups:
         group["lr"] = rate * group["factor"]
-    inputs = batch.inputs.contiguous(memory_format=torch.channels_last) if settings.channels_last else batch.inputs
+    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+    inputs = batch.inputs.contiguous(memory_format=layout)
     shared = network if isinstance(network, DistributedDataParallel) else None
     # gradients of several processes are averaged, and what each minimises is its part of the mean over the batch
     processes = distributed.get_world_size() if shared else 1
@@ -174,9 +178,10 @@ def gradient_step(
         with shared.no_sync() if shared and number < len(parts) else nullcontext():
             with autocast:
                 logits = network(part)
-            loss = batch.mix * objective.share(logits.float(), batch.labels, rows, epoch=epoch)
+            logits = logits.to(inputs.dtype)  # no loss in half precision
+            loss = batch.mix * objective.share(logits, batch.labels, rows, epoch=epoch)
             if batch.mix < 1:
-                loss = loss + (1 - batch.mix) * objective.share(logits.float(), batch.partner_labels, rows, epoch=epoch)
+                loss = loss + (1 - batch.mix) * objective.share(logits, batch.partner_labels, rows, epoch=epoch)
             state.scaler.scale(loss * processes).backward()
         mean_loss += loss.detach()
     state.scaler.step(state.optimizer)

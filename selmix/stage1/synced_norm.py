@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from timm.layers import convert_sync_batchnorm
 from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -44,7 +43,7 @@ class SyncedBatchNorm(_BatchNorm):
         """Map [b, c, ...] to the same shape; processes may have batches of different sizes."""
         if not self.training and self.running_mean is not None:
             return self.act(self.drop(super().forward(inputs)))
-        wide = inputs.float()
+        wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         others = [axis for axis in range(inputs.ndim) if axis != 1]
         own_count = torch.full((1,), inputs.numel() // inputs.shape[1], dtype=torch.float64)
         # sums in float64: what is left of them when the squared mean is taken away has to be right
@@ -59,7 +58,7 @@ class SyncedBatchNorm(_BatchNorm):
             scale = scale * self.weight
         shift = -mean * scale if self.bias is None else self.bias - mean * scale
         shape = [1, -1, *(1 for _ in others[1:])]
-        outputs = torch.addcmul(shift.float().view(shape), wide, scale.float().view(shape))
+        outputs = torch.addcmul(shift.to(wide).view(shape), wide, scale.to(wide).view(shape))
         return self.act(self.drop(outputs.to(inputs.dtype)))
 
     @torch.no_grad()
@@ -75,11 +74,13 @@ class SyncedBatchNorm(_BatchNorm):
 
 def synchronise(model: nn.Module) -> None:
     """Let every batch norm inside a model see the batches of all processes; parameters and names stay the same."""
-    on_gpu = any(parameter.is_cuda for parameter in model.parameters())
+    if any(parameter.is_cuda for parameter in model.parameters()):
+        from timm.layers import convert_sync_batchnorm  # takes a while to import
+
+        convert_sync_batchnorm(model)
+        return
     for name, part in model.named_children():
-        if on_gpu:
-            setattr(model, name, convert_sync_batchnorm(part))
-        elif isinstance(part, _BatchNorm):
+        if isinstance(part, _BatchNorm):
             setattr(model, name, part if isinstance(part, SyncedBatchNorm) else SyncedBatchNorm(part))
         else:
             synchronise(part)
