@@ -12,10 +12,10 @@ from timm.data import create_transform
 from selmix.backbones import Backbone, Preprocessing, build_model, load_backbone
 from selmix.backbones.preprocessing import apply_preprocessing
 from selmix.errors import DataError
-from selmix.train_recipe import TrainRecipe
 from selmix.seeding import derived_seed
 from selmix.shipped import PREFIX
 from selmix.stage1.trainable import train_only
+from selmix.train_recipe import TrainRecipe
 
 
 @dataclass(frozen=True)
@@ -86,4 +86,3 @@ def _take_over(model: Any, backbone: Backbone, class_names: list[str], *, source
         with torch.no_grad():
             linear.weight.copy_(head.weight)
             linear.bias.copy_(head.bias)
-

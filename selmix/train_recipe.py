@@ -88,7 +88,9 @@ def train_settings(recipe: TrainRecipe) -> TrainSettings:
 
     stage1 = table("stage1", supervised_settings, recipe.stage1)
     loss = table("loss", loss_settings, recipe.loss)
-    classifier = table("classifier", partial(build_settings, RetrainSettings), recipe.classifier) if recipe.classifier else None
+    classifier = (
+        table("classifier", partial(build_settings, RetrainSettings), recipe.classifier) if recipe.classifier else None
+    )
     if faults or stage1 is None or loss is None:
         raise UsageError("; ".join(faults))
     return TrainSettings(stage1, loss, classifier)

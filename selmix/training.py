@@ -19,7 +19,6 @@ from selmix.data.splits_file import write_splits
 from selmix.errors import DivergedError, UsageError
 from selmix.manifest import write_manifest
 from selmix.ranks import ALONE, Ranks
-from selmix.train_recipe import TrainRecipe, train_settings
 from selmix.seeding import numpy_generator, torch_generator
 from selmix.stage1.classifier import exported_state, prepare_classifier
 from selmix.stage1.images import TrainingImages
@@ -30,6 +29,7 @@ from selmix.stage1.state import TrainingState
 from selmix.stage1.supervised import train_supervised
 from selmix.stage1.validation import validate
 from selmix.starting import Start, starting_model
+from selmix.train_recipe import TrainRecipe, train_settings
 from selmix.training_run import BEST, CHECKPOINT, LAST, MODEL, SPLITS_FILE, begin_run, log_epoch
 
 SELECTED_BY = "mean_recall"
@@ -225,7 +225,9 @@ def fit(
                 if last or state.epochs % settings.checkpoint_every == 0:
                     state.save(out / CHECKPOINT, {"best": best})
     except DivergedError as error:
-        whole = f"the last good checkpoint is {out / CHECKPOINT}" if (out / CHECKPOINT).is_file() else "no checkpoint yet"
+        whole = (
+            f"the last good checkpoint is {out / CHECKPOINT}" if (out / CHECKPOINT).is_file() else "no checkpoint yet"
+        )
         raise DivergedError(f"{error}; {whole}") from error
     keep(LAST)
     if job.ranks.leads:

@@ -17,7 +17,7 @@ from selmix.stage1.autobalance import SearchState, hyper_step, loss_learning_rat
 from selmix.stage1.autobalance_settings import AutoBalanceSettings
 from selmix.stage1.cells import Goals
 from selmix.stage1.hypergradient import neumann, second_products
-from selmix.stage1.hyperstep import training_loss, training_products, trained_parameters, validation_gradient
+from selmix.stage1.hyperstep import trained_parameters, training_loss, training_products, validation_gradient
 from selmix.stage1.images import DeviceImages
 from selmix.stage1.plan import plan_epoch
 from selmix.stage1.settings import SupervisedSettings

@@ -113,8 +113,8 @@ def test_other_networks_are_exported_and_left_as_they_are():
 def test_one_class_against_the_rest_begins_with_the_probability_of_a_class():
     model = build_model("cifar_resnet20", num_classes=5)
     weight = model.linear.weight.detach().clone()
-    (name,) = prepare_classifier(model, Objective(one_vs_rest=True))
-    assert model.get_parameter(name) is model.linear.bias
+    (bias,) = prepare_classifier(model, Objective(one_vs_rest=True))
+    assert bias is model.linear.bias
     torch.testing.assert_close(model.linear.bias.detach().sigmoid(), torch.full((5,), 0.2))
     assert torch.equal(model.linear.weight, weight)
 

@@ -29,7 +29,7 @@ class CosineClassifier(nn.Module):
             return F.linear(F.normalize(features.to(self.weight.dtype)), F.normalize(self.weight))
 
 
-def prepare_classifier(model: nn.Module, objective: Objective) -> tuple[str, ...]:
+def prepare_classifier(model: nn.Module, objective: Objective) -> tuple[nn.Parameter, ...]:
     """Give a network the last layer that an objective wants, in place.
 
     A cosine classifier is made of torch's global random numbers, as all initial weights are.
@@ -39,7 +39,7 @@ def prepare_classifier(model: nn.Module, objective: Objective) -> tuple[str, ...
         objective: what will be minimised.
 
     Returns:
-        The names of the parameters that weight decay must spare: the last bias, where each class is judged against the
+        The parameters that weight decay must spare: the last bias, where each class is judged against the
         rest.
 
     Raises:
@@ -59,7 +59,7 @@ def prepare_classifier(model: nn.Module, objective: Objective) -> tuple[str, ...
         model.set_submodule(name, cosine.to(classifier.weight))
         return ()
     nn.init.constant_(classifier.bias, one_vs_rest_bias(classifier.out_features))
-    return (f"{name}.bias",)
+    return (classifier.bias,)
 
 
 def exported_state(model: nn.Module) -> dict[str, torch.Tensor]:
