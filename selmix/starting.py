@@ -6,10 +6,11 @@ from typing import Any
 import torch
 
 from selmix.backbones import Backbone, build_model, load_backbone
-from selmix.errors import DataError, UsageError, suggestion
-from selmix.recipe import TrainRecipe
+from selmix.errors import DataError
+from selmix.train_recipe import TrainRecipe
 from selmix.seeding import derived_seed
 from selmix.shipped import PREFIX
+from selmix.stage1.trainable import train_only
 
 
 def starting_model(recipe: TrainRecipe, class_names: list[str]) -> tuple[Any, dict[str, Any]]:
@@ -30,7 +31,7 @@ def starting_model(recipe: TrainRecipe, class_names: list[str]) -> tuple[Any, di
         _take_over(model, backbone, class_names, source=recipe.start)
         preprocessing = backbone.preprocessing
     if recipe.trains:
-        _freeze_all_but(model, recipe.trains, recipe.architecture)
+        train_only(model, recipe.trains)
     return model, preprocessing
 
 
@@ -58,13 +59,3 @@ def _take_over(model: Any, backbone: Backbone, class_names: list[str], *, source
             linear.weight.copy_(head.weight)
             linear.bias.copy_(head.bias)
 
-
-def _freeze_all_but(model: Any, parts: list[str], architecture: str) -> None:
-    names = [name for name, _ in model.named_modules() if name]
-    unknown = [part for part in parts if part not in names]
-    if unknown:
-        hint = suggestion(unknown[0], names, listed=False)
-        raise UsageError(f"trains: {architecture} has no module {unknown[0]!r}; {hint or 'see model.named_modules()'}")
-    model.requires_grad_(False)
-    for part in parts:
-        model.get_submodule(part).requires_grad_(True)

@@ -6,28 +6,32 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from selmix.agreement import together
 from selmix.checkpoints import save_tensors
 from selmix.data.assembly import digest_of_images
-from selmix.data.images import ImageData
+from selmix.data.images import ImageData, stack_images
 from selmix.data.rows import SPLITS
 from selmix.data.sources import open_images
 from selmix.data.splits import stratified_holdout
-from selmix.errors import DataError, DivergedError, UsageError
+from selmix.data.splits_file import write_splits
+from selmix.errors import DivergedError, UsageError
+from selmix.manifest import write_manifest
 from selmix.ranks import ALONE, Ranks
-from selmix.recipe import TrainRecipe, train_settings
-from selmix.seeding import numpy_generator
+from selmix.train_recipe import TrainRecipe, train_settings
+from selmix.seeding import numpy_generator, torch_generator
 from selmix.stage1.classifier import exported_state, prepare_classifier
 from selmix.stage1.images import TrainingImages, training_images
 from selmix.stage1.objective import Objective
+from selmix.stage1.retraining import begin_retraining
 from selmix.stage1.settings import SupervisedSettings
 from selmix.stage1.state import TrainingState
 from selmix.stage1.supervised import train_supervised
 from selmix.stage1.validation import validate
 from selmix.starting import starting_model
-from selmix.training_run import BEST, CHECKPOINT, LAST, MODEL, begin_run, log_epoch, write_manifest
+from selmix.training_run import BEST, CHECKPOINT, LAST, MODEL, SPLITS_FILE, begin_run, log_epoch
 
 SELECTED_BY = "mean_recall"
 _MEASURED = 5000  # images whose pixels give mean and standard deviation
@@ -82,10 +86,11 @@ class Job:
 
     @property
     def class_counts(self) -> torch.Tensor:
-        """Images per class of train, int64 [k]."""
+        """Images per class of train, int64 [k], on the device."""
         labels = self.data.splits["train"].labels
         assert labels is not None
-        return torch.bincount(torch.from_numpy(labels), minlength=len(self.data.class_names))
+        counts = torch.bincount(torch.from_numpy(labels), minlength=len(self.data.class_names))
+        return counts.to(self.device)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -161,8 +166,13 @@ def train_backbone(
             write_splits(data, out / SPLITS_FILE)
     job = Job(recipe, data, mean, std, device, ranks, bar)
     objective = settings.loss.objective(job.class_counts)
-    prepare_classifier(model, objective)
-    state = TrainingState.begin(model.to(device), settings.stage1)
+    model.to(device)
+    if settings.classifier is None:
+        spared = prepare_classifier(model, objective)
+        state = TrainingState.begin(model, settings.stage1, undecayed=spared)
+    else:
+        generator = torch_generator(recipe.seed, "classifier")
+        state = begin_retraining(model, settings.classifier, settings.stage1, generator=generator)
     train = job.images("train", settings.stage1, augment=True)
     fit(
         job,

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from selmix.errors import UsageError
 from selmix.losses.class_balanced import one_vs_rest_bias
 from selmix.stage1.objective import Objective
+from selmix.stage1.retraining import RetrainedClassifier
 
 
 class CosineClassifier(nn.Module):
@@ -65,8 +66,11 @@ def exported_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return the weights of a network with a linear classifier that decides alike.
 
     The rows of a cosine classifier get the length of its scale, and a bias of 0: its logits on features of length 1,
-    in proportion on others. Without one, that is the state dict.
+    in proportion on others. Of a classifier that was learned again, see `RetrainedClassifier.exported_state`. Else that
+    is the state dict.
     """
+    if isinstance(model, RetrainedClassifier):
+        return model.exported_state()
     state = dict(model.state_dict())
     for name, module in model.named_modules():
         if isinstance(module, CosineClassifier):
