@@ -13,10 +13,13 @@ from selmix.backbones.models import check_arch
 from selmix.data.sources import open_images
 from selmix.data.spec import DataSpec, load_data_spec
 from selmix.losses.class_balanced import class_balanced_weights
-from selmix.recipe import FinetuneRecipe, TrainRecipe, TrainSettings, load_recipe, refine_settings, train_settings
+from selmix.recipe import FinetuneRecipe, build_settings, load_recipe, refine_settings
 from selmix.stage1.autobalance import loss_learning_rate
+from selmix.stage1.autobalance_settings import AutoBalanceSettings
 from selmix.stage1.retraining import RetrainSettings
 from selmix.stage1.schedules import learning_rate
+from selmix.stage1.settings import SupervisedSettings
+from selmix.train_recipe import TrainRecipe, TrainSettings, train_settings
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"
@@ -189,12 +192,14 @@ def test_the_numbers_are_the_published_ones(name):
 
 @pytest.mark.parametrize(("folder", "warmup", "cluster"), [("cifar10_lt_if100", 10, 1), ("cifar100_lt_if100", 40, 10)])
 def test_the_search_of_a_loss_is_the_published_one(folder, warmup, cluster):
-    recipe, settings = opened(f"{folder}/autobalance")
+    recipe, _ = opened(f"{folder}/autobalance")
     assert recipe.val_fraction == 0.2
-    assert (settings.search.epochs, settings.search.weight_decay, settings.search.batch_size) == (300, 1e-4, 128)
-    ends = {epoch: learning_rate(settings.search, epoch=epoch, step=9, steps_per_epoch=10) for epoch in (219, 220, 260)}
+    loop = build_settings(SupervisedSettings, recipe.stage1 | recipe.search)
+    assert (loop.epochs, loop.weight_decay, loop.batch_size) == (300, 1e-4, 128)
+    ends = {epoch: learning_rate(loop, epoch=epoch, step=9, steps_per_epoch=10) for epoch in (219, 220, 260)}
     assert ends == pytest.approx({219: 0.1, 220: 0.01, 260: 0.001})
-    found = settings.autobalance
+    found = build_settings(AutoBalanceSettings, recipe.autobalance)
+    found.check_beside(loop)
     assert (set(found.learn), found.transform, found.cluster_size) == ({"offset", "scale"}, "sigmoid", cluster)
     assert (found.start_epoch, found.interval, found.val_batches, found.terms) == (120, 20, 10, 5)
     assert (found.momentum, found.weight_decay) == (0.9, 1e-4)
