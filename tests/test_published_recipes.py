@@ -13,9 +13,13 @@ from selmix.backbones.models import check_arch
 from selmix.data.sources import open_images
 from selmix.data.spec import DataSpec, load_data_spec
 from selmix.losses.class_balanced import class_balanced_weights
-from selmix.recipe import FinetuneRecipe, TrainRecipe, TrainSettings, load_recipe, refine_settings, train_settings
+from selmix.recipe import FinetuneRecipe, build_settings, load_recipe, refine_settings
+from selmix.stage1.autobalance import loss_learning_rate
+from selmix.stage1.autobalance_settings import AutoBalanceSettings
 from selmix.stage1.retraining import RetrainSettings
 from selmix.stage1.schedules import learning_rate
+from selmix.stage1.settings import SupervisedSettings
+from selmix.train_recipe import TrainRecipe, TrainSettings, train_settings
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"
@@ -110,6 +114,10 @@ PUBLISHED = {
         1419, 128, 2e-4, {10: 0.05, 21: 0.1, 690: 0.1, 691: 0.01, 1058: 0.01, 1059: 1e-3, 1289: 1e-3, 1290: 1e-4},
         nesterov=True, loss={"name": "logit_adjustment", "tau": 1.0},
     ),
+    "cifar10_lt_if100/autobalance": Published(200, 128, 1e-4, STEPS),
+    "cifar100_lt_if100/autobalance": Published(
+        200, 128, 1e-4, {0: 0.01, 4: 0.05, 9: 0.1, 159: 0.1, 160: 0.01, 179: 0.01, 180: 0.001}
+    ),
     "imagenet_lt/mislas_stage1": Published(
         180, decay=5e-4, rates={0: 0.1, 60: 0.075, 90: 0.05, 120: 0.025}, mixup=0.2, **BIG
     ),
@@ -180,6 +188,25 @@ def test_the_numbers_are_the_published_ones(name):
     assert rates == pytest.approx(published.rates, rel=2e-3, abs=5e-5 if len(published.rates) == 10 else 1e-9)
     assert {key: getattr(settings.loss, key) for key in published.loss} == published.loss
     assert settings.classifier == published.classifier
+
+
+@pytest.mark.parametrize(("folder", "warmup", "cluster"), [("cifar10_lt_if100", 10, 1), ("cifar100_lt_if100", 40, 10)])
+def test_the_search_of_a_loss_is_the_published_one(folder, warmup, cluster):
+    recipe, _ = opened(f"{folder}/autobalance")
+    assert recipe.val_fraction == 0.2
+    loop = build_settings(SupervisedSettings, recipe.stage1 | recipe.search)
+    assert (loop.epochs, loop.weight_decay, loop.batch_size) == (300, 1e-4, 128)
+    ends = {epoch: learning_rate(loop, epoch=epoch, step=9, steps_per_epoch=10) for epoch in (219, 220, 260)}
+    assert ends == pytest.approx({219: 0.1, 220: 0.01, 260: 0.001})
+    found = build_settings(AutoBalanceSettings, recipe.autobalance)
+    found.check_beside(loop)
+    assert (set(found.learn), found.transform, found.cluster_size) == ({"offset", "scale"}, "sigmoid", cluster)
+    assert (found.start_epoch, found.interval, found.val_batches, found.terms) == (120, 20, 10, 5)
+    assert (found.momentum, found.weight_decay) == (0.9, 1e-4)
+    # a linear warm-up from epoch 120 on; ours is a rate of Adam, 0.01 on both
+    rates = {at: loss_learning_rate(found, at=at) for at in (120 + warmup / 4, 120 + warmup, 219, 220, 260)}
+    expected = (0.0025, 0.01, 0.01, 0.001, 0.0001)
+    assert list(rates.values()) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if "class_balanced" in name or "logit_adj" in name])
