@@ -1,6 +1,8 @@
 """From the settings of a loss to the mean that training minimises."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from test_losses import COSINES, COUNTS, LABELS, LOGITS, PUBLISHED, assert_near,
 
 from selmix.errors import DataError, UsageError
 from selmix.stage1.loss_settings import LOSSES
+from selmix.stage1.loss_weights import LossSettings
 from selmix.stage1.objective import Objective
 
 BALANCED = {"weights": "class_balanced", "beta": 0.9999}
@@ -55,6 +58,17 @@ def test_ldam_judges_cosines():
     assert mean_loss(made("ldam", **BALANCED, divide_by="weight"), COSINES) == pytest.approx(22.623437, rel=1e-6)
 
 
+def test_scale_and_margin_of_ldam_are_those_of_the_settings():
+    objective = made("ldam", scale=20.0, max_margin=0.0)
+    assert objective.cosine_scale == 20
+    free = torch.nn.functional.cross_entropy(20 * COSINES, LABELS, reduction="none")
+    assert_near(objective.losses(COSINES, LABELS), free, atol=1e-12)
+    margins = 0.2 * numbers(0.01, 0.1, 1, 1) ** 0.25  # of the samples, by their labels' counts 100, 10, 1, 1
+    own = torch.nn.functional.one_hot(LABELS, 3) * margins[:, None]
+    expected = torch.nn.functional.cross_entropy(20 * (COSINES - own), LABELS, reduction="none")
+    assert_near(made("ldam", scale=20.0, max_margin=0.2).losses(COSINES, LABELS), expected)
+
+
 def test_weights_inverse_to_the_counts():
     weights = numbers(0.01, 0.1, 1, 1) * 3 / 1.11
     expected = float((weights * numbers(*PUBLISHED["cross-entropy"][1])).mean())
@@ -87,6 +101,20 @@ def test_settings_name_their_loss_and_can_be_written_and_read(name):
     settings = LOSSES[name]()
     assert settings.name == name
     assert LOSSES[name](**dataclasses.asdict(settings)) == settings
+
+
+def test_the_page_lists_every_loss_with_its_keys_and_defaults():
+    page = (Path(__file__).parent.parent / "docs/settings.md").read_text().partition("## The loss of stage one")[2]
+    common = {field.name for field in dataclasses.fields(LossSettings)}
+    for name, kind in LOSSES.items():
+        (keys,) = re.findall(rf"^\| `{name}` \| (.*?) ?\|", page, re.MULTILINE)
+        own = {field.name: field.default for field in dataclasses.fields(kind) if field.name not in common}
+        listed = [
+            f"`{key}` {value:g}" if isinstance(value, float) else f"`{key}` {value}" for key, value in own.items()
+        ]
+        assert keys == ", ".join(listed)
+    for field in dataclasses.fields(LossSettings)[1:]:
+        assert re.search(rf"^\| `{field.name}` \| `?{field.default}`? \|", page, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", LOSSES)

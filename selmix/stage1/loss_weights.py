@@ -12,7 +12,7 @@ from selmix.stage1.objective import Losses, Objective
 
 @dataclass(frozen=True)
 class LossSettings:
-    """A loss and the weights of the classes, which every loss can have.
+    """A loss and the weights of the classes, which every loss can have; the losses are subclasses.
 
     Attributes:
         name: of the loss.
@@ -51,12 +51,7 @@ class LossSettings:
         if self.weights != "none":
             beta = 1.0 if self.weights == "inverse_frequency" else self.beta
             weights = network_table(class_counts, class_balanced_weights(known_counts(class_counts), beta=beta))
-        return Objective(
-            self.losses(class_counts),
-            weights,
-            self.weights_from,
-            self.divide_by,
-        )
+        return Objective(self.losses(class_counts), weights, self.weights_from, self.divide_by)
 
     def rules(self) -> dict[str, tuple[str, bool]]:
         """Return what the values of this loss must be: name -> (the rule in words, whether it holds)."""
