@@ -175,7 +175,7 @@ def test_gradient_on_validation_is_that_of_all_batches_at_once(goals, second):
     if second:
         expected = 0.7 * expected + 0.3 * ((means[0] - means[1]).abs() + (means[2] - means[3]).abs())
     expected.backward()
-    assert float(whole) == pytest.approx(float(expected))
+    assert float(whole) == pytest.approx(float(expected.detach()))
     torch.testing.assert_close(found["weight"], model.weight.grad)
     torch.testing.assert_close(found["bias"], model.bias.grad)
 
@@ -226,7 +226,7 @@ def saved_peak(settings):
     class Saved:
         def __init__(self, tensor):
             nonlocal now, peak
-            self.tensor = tensor
+            self.tensor = tensor.detach()
             size = tensor.numel() * tensor.element_size()
             now, peak = now + size, max(peak, now + size)
             weakref.finalize(self, forget, size)
@@ -246,7 +246,7 @@ def test_memory_does_not_grow_with_the_batches():
 
 
 def test_cost_is_as_said():
-    """One pass a validation batch and a Neumann term, one for the last mixed derivative; the eigenvalue now and then."""
+    """A pass a validation batch and a Neumann term, one for the last mixed derivative, now and then the eigenvalue's."""
     state, searching, train, val, design = image_search(replace(SEARCH, terms=5, val_batches=3))
     passes = []
     state.model.register_forward_hook(lambda *_: passes.append(1))
@@ -293,7 +293,7 @@ def test_resuming_is_exact(tmp_path, optimizer):
 
 
 def test_search_finds_the_prior():
-    """From plain cross-entropy on long-tailed Gaussians: offsets in the order of the classes' priors, a better balance."""
+    """From plain cross-entropy on long-tailed Gaussians: offsets in the order of the priors, and a better balance."""
     train, val = points([200, 60, 20, 7], 3, dim=4), points([50, 15, 5, 2], 4, dim=4)
     loop = replace(LOOP, epochs=30, batch_size=32, learning_rate=0.2, weight_decay=1e-2)
     settings = replace(SEARCH, tau=0.0, start_epoch=5, interval=2, optimizer="adam", learning_rate=0.05)
@@ -319,7 +319,8 @@ def test_search_finds_the_prior():
 def test_validation_error_by_hand():
     train = points([5, 5], 0)
     state, design, _ = begin(train)
-    val = Points(torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 0, 0, 0, 1, 1]))  # fmt: skip
+    inputs = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    val = Points(inputs, torch.tensor([0, 0, 0, 0, 1, 1]))
     wrong = state.model(val.inputs).argmax(1) != val.labels
     expected = (wrong[:4].double().mean() + wrong[4:].double().mean()) / 2
     assert 0 < expected < 1

@@ -66,7 +66,8 @@ class SearchState:
         if settings.optimizer == "sgd":
             optimizer = torch.optim.SGD(alpha.values(), lr=rate, momentum=settings.momentum, weight_decay=decay)
         else:
-            optimizer = torch.optim.Adam(alpha.values(), lr=rate, betas=(settings.momentum, 0.999), weight_decay=decay)
+            betas = (float(settings.momentum), 0.999)
+            optimizer = torch.optim.Adam(alpha.values(), lr=rate, betas=betas, weight_decay=decay)
         return cls(alpha, optimizer, dict(design.start))
 
     def state_dict(self) -> dict[str, Any]:
