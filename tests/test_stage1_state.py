@@ -141,11 +141,17 @@ def test_a_class_without_images_is_not_judged():
 def test_which_parameters_are_decayed(decay_all):
     model = small_net()
     model[0].weight.requires_grad = False
-    groups = parameter_groups(model, SupervisedSettings(weight_decay=0.3, decay_all=decay_all))
+    settings = SupervisedSettings(weight_decay=0.3, decay_all=decay_all)
+    spared, slow = model[5].bias, model[1].weight
+    groups = parameter_groups(model, settings, factors={slow: 0.5}, undecayed=[spared])
     decayed = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
-    weight, others = model[5].weight, [model[0].bias, model[1].weight, model[1].bias, model[5].bias]
-    assert decayed == {id(weight): 0.3} | {id(other): 0.3 if decay_all else 0.0 for other in others}
-    assert all(group["factor"] == 1 for group in groups)
+    assert decayed == {
+        id(model[5].weight): 0.3,
+        id(spared): 0.0,
+        **{id(other): 0.3 if decay_all else 0.0 for other in (model[0].bias, slow, model[1].bias)},
+    }
+    rates = {id(parameter): group["factor"] for group in groups for parameter in group["params"]}
+    assert rates == {parameter: 0.5 if parameter == id(slow) else 1 for parameter in decayed}
 
 
 def other_model(state: TrainingState, path: Path) -> TrainingState:

@@ -30,7 +30,7 @@ def noise_split(count: int = 12, size: int = 8) -> ImageSplit:
 def placed(split: ImageSplit, *, streamed: bool, monkeypatch, **options):
     settings = SupervisedSettings(augmentation=options.pop("augmentation", "padded_crop"), crop_padding=1)
     monkeypatch.setattr(placing, "free_memory", lambda device: 0 if streamed else 1 << 30)
-    options = {"size": (8, 8), "device": CPU, "augmented": True, "workers": 0} | NORMAL | options
+    options = {"size": (8, 8), "device": CPU, "augment": True, "workers": 0} | NORMAL | options
     return training_images(split, settings=settings, **options)
 
 
@@ -42,7 +42,7 @@ def requests(count: int = 12, seed: int = 0):
     ]
 
 
-@pytest.mark.parametrize("options", [{}, {"augmented": False}, {"augmentation": "none"}, {"size": (6, 10)}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"augment": False}, {"augmentation": "none"}, {"size": (6, 10)}], ids=str)
 def test_streamed_images_have_the_bits_of_those_on_the_device(options, monkeypatch):
     split = noise_split()
     streamed = placed(split, streamed=True, monkeypatch=monkeypatch, **options)
@@ -60,7 +60,7 @@ def test_what_is_not_augmented_is_the_image_normalised(monkeypatch):
     split = noise_split()
     mean, std = (np.array(NORMAL[name]) for name in ("mean", "std"))
     for streamed in (True, False):
-        images = placed(split, streamed=streamed, monkeypatch=monkeypatch, augmented=False)
+        images = placed(split, streamed=streamed, monkeypatch=monkeypatch, augment=False)
         for (positions, _), inputs in zip(requests(), images.loads(requests()), strict=True):
             expected = (split.images.pixels[positions.numpy()] / 255 - mean) / std
             np.testing.assert_allclose(inputs.permute(0, 2, 3, 1).numpy(), expected, rtol=1e-5, atol=1e-6)
@@ -142,20 +142,19 @@ def test_an_unreadable_image_is_named_in_one_line(tmp_path, workers, monkeypatch
         placed(split, streamed=False, monkeypatch=monkeypatch, workers=workers)
 
 
-@pytest.mark.parametrize("streamed", [True, False])
-def test_mean_and_deviation_are_those_of_numpy(streamed, monkeypatch):
-    split = noise_split(30)
-    images = placed(split, streamed=streamed, monkeypatch=monkeypatch, mean=None, std=None)
+def test_mean_and_deviation_are_those_of_numpy():
+    split = noise_split(300)
     values = split.images.pixels.reshape(-1, 3) / 255
-    assert images.mean == pytest.approx(values.mean(0), abs=1e-6)
-    assert images.std == pytest.approx(values.std(0, ddof=1), abs=1e-6)
-
-
-def test_statistics_come_batch_by_batch():
-    pixels = torch.randint(256, (11, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    assert channel_statistics(pixels.split(4)) == channel_statistics([pixels])
-    mean, std = channel_statistics([torch.full((2, 1, 1, 1), 51, dtype=torch.uint8)])
-    assert (mean, std) == ((0.2,), (0.0,))
+    mean, std = channel_statistics(split, size=(8, 8))
+    assert mean == pytest.approx(values.mean(0), abs=1e-6)
+    assert std == pytest.approx(values.std(0, ddof=1), abs=1e-6)
+    # of the first, the middle and the last image
+    values = split.images.pixels[[0, 150, 299]].reshape(-1, 3) / 255
+    mean, std = channel_statistics(split, size=(8, 8), most=3)
+    assert mean == pytest.approx(values.mean(0), abs=1e-6)
+    assert std == pytest.approx(values.std(0, ddof=1), abs=1e-6)
+    one_colour = ImageSplit(["0"], None, ArrayImages(np.full((1, 4, 4, 3), 51, dtype=np.uint8)))
+    assert channel_statistics(one_colour, size=(4, 4)) == ((0.2,) * 3, (0.0,) * 3)
 
 
 def test_images_go_to_the_device_where_they_fit_a_quarter_of_what_is_free(monkeypatch):
@@ -163,7 +162,7 @@ def test_images_go_to_the_device_where_they_fit_a_quarter_of_what_is_free(monkey
     for free, kind in ((4 * 2304, DeviceImages), (4 * 2304 - 1, StreamedImages)):
         monkeypatch.setattr(placing, "free_memory", lambda device, free=free: free)
         settings = SupervisedSettings()
-        options = {"size": (8, 8), "settings": settings, "device": CPU, "augmented": True, "workers": 0} | NORMAL
+        options = {"size": (8, 8), "settings": settings, "device": CPU, "augment": True, "workers": 0} | NORMAL
         assert isinstance(training_images(noise_split(), **options), kind)
         assert isinstance(training_images(noise_split(), processes=2, **options), StreamedImages)
     monkeypatch.undo()
@@ -174,7 +173,7 @@ def test_random_crops_need_the_whole_image_and_are_streamed(monkeypatch):
     images = placed(noise_split(), streamed=False, monkeypatch=monkeypatch, augmentation="resized_crop")
     assert isinstance(images, StreamedImages)
     # validation sees no crop, and fits the device
-    val = placed(noise_split(), streamed=False, monkeypatch=monkeypatch, augmentation="resized_crop", augmented=False)
+    val = placed(noise_split(), streamed=False, monkeypatch=monkeypatch, augmentation="resized_crop", augment=False)
     assert isinstance(val, DeviceImages)
 
 
@@ -183,7 +182,7 @@ def test_another_preparation_of_the_pixels_is_taken(monkeypatch):
         return torch.zeros(3, 8, 8, dtype=torch.uint8)
 
     for streamed in (True, False):
-        images = placed(noise_split(), streamed=streamed, monkeypatch=monkeypatch, pixels=black, augmented=False)
+        images = placed(noise_split(), streamed=streamed, monkeypatch=monkeypatch, pixels=black, augment=False)
         (inputs,) = images.loads([(torch.arange(3), torch.arange(3))])
         torch.testing.assert_close(inputs[:, :, 0, 0], torch.tensor([[-1.0, -1.25, -1.6]] * 3))
 

@@ -282,6 +282,15 @@ def test_images_and_weights_lie_pixel_by_pixel_if_they_shall():
         assert layouts == [wish] * 4
 
 
+def test_progress_is_told_in_images_after_each_step():
+    own = SupervisedSettings(**PLAIN | {"epochs": 2, "batch_size": 4})
+    train = DeviceImages(*coloured(10, seed=0), MEAN, STD)
+    told: list[int] = []
+    state = TrainingState.begin(linear(), own)
+    for record in train_supervised(state, train, Objective(), own, seed=0, advance=told.append):
+        assert told == [4, 4] * record["epoch"]
+
+
 def test_a_batch_that_is_too_small_for_its_parts_is_refused():
     with pytest.raises(UsageError, match="a batch of 3 images cannot be cut into 4 parts for each of 1 processes"):
         next(records(linear(), *coloured(3, seed=0), **PLAIN, epochs=2, batch_size=8, accumulation=4))

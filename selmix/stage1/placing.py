@@ -1,7 +1,5 @@
 """Where the images of a split are while a network is trained: on its device, or streamed."""
 
-from collections.abc import Iterable
-
 import psutil
 import torch
 
@@ -12,7 +10,7 @@ from selmix.stage1.settings import SupervisedSettings
 from selmix.stage1.streaming import Pixels, RandomCrop, Reader, Resized, StreamedImages
 
 _SHARE_OF_MEMORY = 0.25  # of what is free: so much may lie on the device
-_STATISTICS_FROM = 10_000  # streamed images that mean and standard deviation are taken from
+_MEASURED = 10_000  # images that mean and standard deviation are taken from
 _BATCH = 256
 
 
@@ -20,11 +18,11 @@ def training_images(
     split: ImageSplit,
     *,
     size: tuple[int, int],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
     settings: SupervisedSettings,
     device: torch.device,
-    augmented: bool,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
+    augment: bool,
     pixels: Pixels | None = None,
     workers: int | None = None,
     processes: int = 1,
@@ -34,11 +32,11 @@ def training_images(
     Args:
         split: with labels.
         size: height and width of the inputs.
+        mean: normalisation, per channel of images in [0, 1].
+        std: likewise.
         settings: of the loop, which say how images are augmented.
         device: where the network is.
-        augmented: whether they are; those of validation are not.
-        mean: normalisation, per channel of images in [0, 1]; None: as it is in these images.
-        std: likewise.
+        augment: whether they are; those of validation are not.
         pixels: what an image becomes that is not cropped at random: RGB -> uint8 [3, *size]; None: it is resized.
         workers: processes that decode; None: as many as there are cores to spare.
         processes: that train on this machine, together.
@@ -50,23 +48,16 @@ def training_images(
     labels = torch.from_numpy(split.labels)
     if workers is None:
         workers = default_workers(len(labels), processes=processes)
-    whole = Reader(split.images, pixels or Resized(size), workers=workers)
     random_crop = None
-    if augmented and settings.augmentation.startswith("resized_crop"):
+    if augment and settings.augmentation.startswith("resized_crop"):
         random_crop = RandomCrop(size, colour=settings.augmentation == "resized_crop_colour")
-    padding = settings.crop_padding if augmented and settings.augmentation == "padded_crop" else None
+    padding = settings.crop_padding if augment and settings.augmentation == "padded_crop" else None
+    reader = Reader(split.images, pixels or Resized(size), random_crop, workers)
 
-    if random_crop is None and 3 * size[0] * size[1] * len(labels) * processes <= _SHARE_OF_MEMORY * free_memory(
-        device
-    ):
-        stack = torch.cat(list(whole.read(in_order(torch.arange(len(labels))))))
-        if mean is None or std is None:
-            mean, std = channel_statistics(stack.split(_BATCH))
+    needed = 3 * size[0] * size[1] * len(labels) * processes
+    if random_crop is None and needed <= _SHARE_OF_MEMORY * free_memory(device):
+        stack = torch.cat(list(reader.read(in_order(torch.arange(len(labels))))))
         return DeviceImages(stack.to(device), labels, mean, std, padding)
-    if mean is None or std is None:
-        some = torch.linspace(0, len(labels) - 1, min(len(labels), _STATISTICS_FROM)).long()
-        mean, std = channel_statistics(whole.read(in_order(some)))
-    reader = Reader(split.images, whole.pixels, random_crop, workers)
     return StreamedImages(reader, labels, device, mean, std, padding)
 
 
@@ -80,13 +71,24 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
-def channel_statistics(batches: Iterable[torch.Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per channel of uint8 images [b, c, h, w] scaled to [0, 1]."""
-    count, total, squares = 0, torch.zeros((), dtype=torch.int64), torch.zeros((), dtype=torch.int64)
-    for batch in batches:
-        values = batch.transpose(0, 1).flatten(1).long()  # integers: sums are exact
+def channel_statistics(
+    split: ImageSplit, *, size: tuple[int, int], most: int = _MEASURED
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per channel of images scaled to [0, 1], in any memory.
+
+    Args:
+        split: the images.
+        size: height and width that they are brought to.
+        most: so many of them are measured, evenly spaced, where there are more.
+    """
+    some = torch.linspace(0, len(split.ids) - 1, min(len(split.ids), most), dtype=torch.float64).round().long()
+    count, total, squares = 0, torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
+    reader = Reader(split.images, Resized(size), workers=default_workers(len(some), processes=1))
+    for pixels in reader.read(in_order(some)):
+        values = pixels.transpose(0, 1).flatten(1).long()  # integers: their sums are exact
         count, total, squares = count + values.shape[1], total + values.sum(1), squares + values.square().sum(1)
     mean = total.double() / count
-    std = ((squares.double() - count * mean**2) / (count - 1)).sqrt()
-    rounded = [tuple(round(value / 255, 6) for value in row.tolist()) for row in (mean, std)]
-    return rounded[0], rounded[1]
+    variance = (squares.double() - count * mean**2).clamp_min(0) / (count - 1)
+    return tuple(round(value / 255, 6) for value in mean.tolist()), tuple(
+        round(value / 255, 6) for value in variance.sqrt().tolist()
+    )

@@ -52,7 +52,7 @@ def train_supervised(
     *,
     seed: int,
     ranks: Ranks = ALONE,
-    advance: Callable[[int], None] = lambda images: None,
+    advance: Callable[[int], object] = lambda count: None,
 ) -> Iterator[dict[str, float]]:
     """Train the model in place from where it stands, and yield a record after each epoch.
 
@@ -63,7 +63,7 @@ def train_supervised(
         settings: of the loop.
         seed: of order, augmentation, mixing and dropout.
         ranks: the processes that share each batch.
-        advance: is told how many images each step has seen.
+        advance: is told after each step how many images it took, to show progress.
 
     Raises:
         UsageError: if there are too few images in a batch to be shared.
@@ -79,9 +79,9 @@ def train_supervised(
             for step, batch in enumerate(planned_batches(plan, images, ranks, parts=settings.accumulation)):
                 rate = learning_rate(settings, epoch=epoch, step=step, steps_per_epoch=len(plan.mix))
                 losses.append(gradient_step(state, network, batch, objective, settings, rate=rate, epoch=epoch))
-                advance(len(batch.labels))
                 if step % _CHECK_EVERY == 0:
                     check_finite(losses, epoch=epoch, ranks=ranks)
+                advance(len(batch.labels))
         mean_loss = check_finite(losses, epoch=epoch, ranks=ranks)
         state.model.eval()
         state.epochs = epoch + 1

@@ -43,22 +43,19 @@ class SyncedBatchNorm(_BatchNorm):
         """Map [b, c, ...] to the same shape; processes may have batches of different sizes."""
         if not self.training and self.running_mean is not None:
             return self.act(self.drop(super().forward(inputs)))
-        wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         others = [axis for axis in range(inputs.ndim) if axis != 1]
-        own_count = torch.full((1,), inputs.numel() // inputs.shape[1], dtype=torch.float64)
-        # sums in float64: what is left of them when the squared mean is taken away has to be right
-        own_sums = (values.sum(others, dtype=torch.float64) for values in (wide, wide.square()))
-        sums = _Total.apply(torch.cat([own_count, *own_sums]))
-        count = sums[0].detach()
-        mean, square = (sums[1:] / count).chunk(2)
-        variance = square - mean**2
-        self._remember(mean.detach(), variance.detach() * count / (count - 1))
-        scale = (variance + self.eps).rsqrt()
-        if self.weight is not None:
-            scale = scale * self.weight
-        shift = -mean * scale if self.bias is None else self.bias - mean * scale
         shape = [1, -1, *(1 for _ in others[1:])]
-        outputs = torch.addcmul(shift.to(wide).view(shape), wide, scale.to(wide).view(shape))
+        wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))  # no statistics in half precision
+        own_count = torch.full((1,), inputs.numel() // inputs.shape[1], dtype=torch.float64)
+        sums = _Total.apply(torch.cat([own_count, wide.sum(others, dtype=torch.float64)]))
+        count = sums[0].detach()
+        mean = sums[1:] / count
+        centred = wide - mean.to(wide).view(shape)
+        variance = _Total.apply(centred.square().sum(others, dtype=torch.float64)) / count
+        self._remember(mean.detach(), variance.detach() * count / (count - 1))
+        outputs = centred * (variance + self.eps).rsqrt().to(wide).view(shape)
+        if self.weight is not None and self.bias is not None:
+            outputs = torch.addcmul(self.bias.view(shape), outputs, self.weight.view(shape))
         return self.act(self.drop(outputs.to(inputs.dtype)))
 
     @torch.no_grad()
