@@ -10,7 +10,9 @@ from pydantic import BaseModel, Field
 from selmix.errors import UsageError, suggestion
 from selmix.faults import STRICT
 from selmix.recipe import build_settings
-from selmix.stage1.loss_settings import LOSSES, LossSettings
+from selmix.stage1.autobalance_settings import AutoBalanceSettings
+from selmix.stage1.loss_settings import LOSSES
+from selmix.stage1.loss_weights import LossSettings
 from selmix.stage1.retraining import RetrainSettings
 from selmix.stage1.settings import SupervisedSettings
 
@@ -59,11 +61,15 @@ class TrainSettings:
         stage1: of the loop.
         loss: of the loss.
         classifier: of the retraining of the classifier; None where the network is trained.
+        search: of the loop that searches a loss.
+        autobalance: of the search; None where there is none.
     """
 
     stage1: SupervisedSettings
     loss: LossSettings
     classifier: RetrainSettings | None
+    search: SupervisedSettings
+    autobalance: AutoBalanceSettings | None
 
     def resolved(self) -> dict[str, Any]:
         """Return the tables of the recipe with every default filled in; absent ones are empty."""
@@ -88,12 +94,26 @@ def train_settings(recipe: TrainRecipe) -> TrainSettings:
 
     stage1 = table("stage1", supervised_settings, recipe.stage1)
     loss = table("loss", loss_settings, recipe.loss)
-    classifier = (
-        table("classifier", partial(build_settings, RetrainSettings), recipe.classifier) if recipe.classifier else None
-    )
-    if faults or stage1 is None or loss is None:
+    classifier = table("classifier", partial(build_settings, RetrainSettings), recipe.classifier)
+    found = table("autobalance", partial(build_settings, AutoBalanceSettings), recipe.autobalance)
+    search = table("search", supervised_settings, recipe.stage1 | recipe.search) if stage1 else None
+    for name, other in (("loss", recipe.loss), ("classifier", recipe.classifier)):
+        if recipe.autobalance and other:
+            faults.append(f"[{name}] does not go with [autobalance], which finds the loss of the whole network")
+    if recipe.search and not recipe.autobalance:
+        faults.append("[search] goes with [autobalance]")
+    if stage1 and loss and loss.weights_from >= stage1.epochs:
+        faults.append(f"[loss] weights_from must be below epochs, got {loss.weights_from} and {stage1.epochs}")
+    if found and search and recipe.autobalance:
+        try:
+            found.check_beside(search)
+        except UsageError as error:
+            faults.append(f"[autobalance] {error}")
+    if faults or not (stage1 and loss and classifier and search and found):
         raise UsageError("; ".join(faults))
-    return TrainSettings(stage1, loss, classifier)
+    return TrainSettings(
+        stage1, loss, classifier if recipe.classifier else None, search, found if recipe.autobalance else None
+    )
 
 
 def supervised_settings(values: dict[str, Any]) -> SupervisedSettings:
