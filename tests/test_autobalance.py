@@ -246,7 +246,7 @@ def test_memory_does_not_grow_with_the_batches():
 
 
 def test_cost_is_as_said():
-    """A pass a validation batch and a Neumann term, one for the last mixed derivative, now and then the eigenvalue's."""
+    """A pass a validation batch and a Neumann term, one for the last mixed derivative, at times the eigenvalue."""
     state, searching, train, val, design = image_search(replace(SEARCH, terms=5, val_batches=3))
     passes = []
     state.model.register_forward_hook(lambda *_: passes.append(1))

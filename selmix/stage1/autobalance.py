@@ -179,7 +179,9 @@ def hyper_step(
     theta = trained_parameters(state.model)
     outer = replace(supervised, mixup_alpha=0.0, sampler="instance")
     rows = _first_rows(plan_epoch(val.labels, outer, epoch=0, seed=derived_seed(seed, "val")), settings.val_batches)
-    vector, _ = validation_gradient(state.model, theta, val, rows, settings.goals(design))
+    order = torch.channels_last if supervised.channels_last else torch.contiguous_format
+    vector, _ = validation_gradient(state.model, theta, val, rows, settings.goals(design), memory_format=order)
+    vector = {name: part.contiguous() for name, part in vector.items()}
 
     series, auto = settings.method == "neumann", settings.step == "auto"
     refresh = series and auto and (searching.hyper_steps % _REFRESH_EVERY == 0 or searching.eigenvalue == 0)
