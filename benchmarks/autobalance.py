@@ -24,7 +24,7 @@ from selmix.stage1.settings import SupervisedSettings
 from selmix.stage1.state import TrainingState
 from selmix.stage1.supervised import gradient_step, planned_batches
 
-STEPS, HYPER_STEPS = 4, 5  # of training, a repeat; on the loss, of which one asks for the eigenvalue
+STEPS, HYPER_STEPS = 10, 5  # of training, a repeat; on the loss, of which one asks for the eigenvalue
 
 
 def noise_images(count: int, device: torch.device) -> DeviceImages:
