@@ -61,7 +61,7 @@ def second_products(
 def _mixed_product(inner: Callable[[Tree, Tree], torch.Tensor], theta: Tree, alpha: Tree, vector: Tree) -> Tree:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PyTorch's own, as it loads its forward derivatives
-        _, product = jvp(lambda theta: grad(inner, argnums=1)(theta, alpha), (theta,), (vector,))
+        product = jvp(lambda theta: grad(inner, argnums=1)(theta, alpha), (theta,), (vector,))[1]
     return {name: part.detach() for name, part in product.items()}
 
 
