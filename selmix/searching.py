@@ -7,26 +7,23 @@ from pathlib import Path
 import torch
 
 from selmix.checkpoints import write_atomically
-from selmix.data.images import ImageSplit
 from selmix.errors import UsageError
 from selmix.stage1.autobalance import SearchState, search
 from selmix.stage1.autobalance_settings import AutoBalanceSettings
 from selmix.stage1.cells import cell_numbers
 from selmix.stage1.design import LossTables
-from selmix.stage1.images import DeviceImages, TrainingImages
+from selmix.stage1.images import TrainingImages
 from selmix.stage1.objective import Objective
 from selmix.stage1.settings import SupervisedSettings
 from selmix.stage1.state import TrainingState
-from selmix.stage1.streaming import StreamedImages
 from selmix.starting import starting_model
-from selmix.train_recipe import TrainSettings
 from selmix.training_job import Job
 from selmix.training_run import CHECKPOINT, log_epoch
 
 FOLDER, LOSS = "search", "loss.json"
 
 
-def searched_objective(job: Job, out: Path, settings: TrainSettings) -> Objective:
+def searched_objective(job: Job, out: Path, settings: AutoBalanceSettings, loop: SupervisedSettings) -> Objective:
     """Search a loss on val while a network learns from train, and return it for the training after it.
 
     Everything stays in `out/search`; a finished search is read from there, an interrupted one goes on.
@@ -34,36 +31,40 @@ def searched_objective(job: Job, out: Path, settings: TrainSettings) -> Objectiv
     Args:
         job: with train and val.
         out: the run folder.
-        settings: with those of the search.
+        settings: of the search.
+        loop: of its loop.
 
     Raises:
         UsageError: without val, or with several processes.
         DivergedError: for a loss that is not finite.
     """
     if job.ranks.count > 1:
-        raise UsageError("a loss is searched in one process; leave torchrun away, or train with the loss that was found")
+        raise UsageError(
+            "a loss is searched in one process; leave torchrun away, or train with the loss that was found"
+        )
     if "val" not in job.data.splits:
-        raise UsageError("a loss is searched on val, and the data have none; set val_fraction in the recipe, e.g. to 0.2")
+        raise UsageError(
+            "a loss is searched on val, and the data have none; set val_fraction in the recipe, e.g. to 0.2"
+        )
     folder = out / FOLDER
     if not (folder / LOSS).is_file():
-        _search(job, folder, settings.search, settings.autobalance)
-    tables = LossTables.from_dict(json.loads((folder / LOSS).read_text())["tables"])
-    return tables.objective(job.device)
+        _search(job, folder, settings, loop)
+    content = json.loads((folder / LOSS).read_text())
+    return LossTables.from_dict(content["tables"], device=job.device).objective()
 
 
-def in_cells(images: DeviceImages | StreamedImages, split: ImageSplit, *, num_groups: int) -> TrainingImages:
-    """Return images whose labels are cells: classes within groups, where there are groups."""
-    if split.groups is None:
+def in_cells(job: Job, split: str, settings: SupervisedSettings) -> TrainingImages:
+    """Return the images of a split with cells for labels: classes within groups, where there are groups."""
+    images, groups = job.images(split, settings, augment=split == "train"), job.data.splits[split].groups
+    if groups is None:
         return images
-    return replace(images, labels=cell_numbers(images.labels, torch.from_numpy(split.groups), num_groups=num_groups))
+    num_groups = len(job.data.group_names)
+    return replace(images, labels=cell_numbers(images.labels, torch.from_numpy(groups), num_groups=num_groups))
 
 
-def _search(job: Job, folder: Path, loop: SupervisedSettings, settings: AutoBalanceSettings) -> None:
+def _search(job: Job, folder: Path, settings: AutoBalanceSettings, loop: SupervisedSettings) -> None:
     num_classes, num_groups = len(job.data.class_names), max(1, len(job.data.group_names))
-    train, val = (
-        in_cells(job.images(split, loop, augment=split == "train"), job.data.splits[split], num_groups=num_groups)
-        for split in ("train", "val")
-    )
+    train, val = (in_cells(job, split, loop) for split in ("train", "val"))
     counts = torch.bincount(train.labels, minlength=num_classes * num_groups).view(num_classes, num_groups)
     design = settings.design(counts.to(job.device))
     model = starting_model(job.recipe, job.data.class_names).model
@@ -73,9 +74,7 @@ def _search(job: Job, folder: Path, loop: SupervisedSettings, settings: AutoBala
     if (folder / CHECKPOINT).is_file():
         searching.load_state_dict(state.load(folder / CHECKPOINT)["searching"])
     advance = job.bar("search", len(train.labels) * loop.epochs, state.epochs / loop.epochs)
-    for record in search(
-        state, searching, train, val, design, settings, loop, seed=job.recipe.seed, advance=advance
-    ):
+    for record in search(state, searching, train, val, design, settings, loop, seed=job.recipe.seed, advance=advance):
         log_epoch(folder, record)
         if state.epochs % loop.checkpoint_every == 0:
             state.save(folder / CHECKPOINT, {"searching": searching.state_dict()})

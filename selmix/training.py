@@ -15,9 +15,10 @@ from selmix.data.splits_file import write_splits
 from selmix.errors import DivergedError
 from selmix.manifest import write_manifest
 from selmix.ranks import ALONE, Ranks
-from selmix.searching import searched_objective
+from selmix.searching import in_cells, searched_objective
 from selmix.seeding import torch_generator
 from selmix.stage1.classifier import exported_state, prepare_classifier
+from selmix.stage1.images import TrainingImages
 from selmix.stage1.placing import channel_statistics
 from selmix.stage1.retraining import begin_retraining
 from selmix.stage1.settings import SupervisedSettings
@@ -74,11 +75,13 @@ def train_backbone(
         mean, std = mean or measured[0], std or measured[1]
     job = Job(recipe, carved, start.pixels, mean, std, device, ranks, bar)
     model = start.model.to(device)
-    if settings.autobalance is not None:
-        objective = searched_objective(job, out, settings)
-        job = replace(job, data=data)  # the network is trained on all of train
-    else:
+    if settings.autobalance is None:
         objective = settings.loss.objective(job.class_counts)
+        train: TrainingImages = job.images("train", settings.stage1, augment=True)
+    else:
+        objective = searched_objective(job, out, settings.autobalance, settings.search)
+        job = replace(job, data=data)  # the network learns from all of train
+        train = in_cells(job, "train", settings.stage1)
 
     if settings.classifier is None:
         spared = prepare_classifier(model, objective)
@@ -86,7 +89,6 @@ def train_backbone(
     else:
         generator = torch_generator(recipe.seed, "classifier")
         state = begin_retraining(model, settings.classifier, settings.stage1, generator=generator)
-    train = job.images("train", settings.stage1, augment=True)
     fit(
         job,
         out,
@@ -106,7 +108,7 @@ def fit(
     out: Path,
     state: TrainingState,
     settings: SupervisedSettings,
-    records: Callable[[Callable[[int], None]], Iterator[dict[str, float]]],
+    records: Callable[[Callable[[int], object]], Iterator[dict[str, float]]],
 ) -> None:
     """Go through the epochs that are left; judge, log and keep the network after each.
 

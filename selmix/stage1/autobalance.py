@@ -7,7 +7,7 @@ Source: Li et al., "AutoBalance: Optimized Loss Functions for Imbalanced Data", 
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -94,6 +94,7 @@ def search(
     supervised: SupervisedSettings,
     *,
     seed: int,
+    advance: Callable[[int], object] = lambda count: None,
 ) -> Iterator[dict[str, float]]:
     """Train the network and its loss in place from where they stand, and yield a record after each epoch.
 
@@ -108,6 +109,7 @@ def search(
         settings: of the search.
         supervised: of the loop.
         seed: of order, augmentation and mixing.
+        advance: is told after each step how many images it took, to show progress.
 
     Raises:
         UsageError: if the search would begin after the last epoch.
@@ -132,12 +134,13 @@ def search(
                     group["lr"] = loss_learning_rate(settings, at=epoch + (step + 1) / len(plan.mix))
                 hyper_step(state, searching, train, val, design, settings, supervised, seed=here)
                 check_finite(losses, epoch=epoch)
-        check_finite(losses, epoch=epoch)
+            advance(len(batch.labels))
+        mean_loss = check_finite(losses, epoch=epoch)
         state.model.eval()
         state.epochs = epoch + 1
         record = {
             "epoch": epoch + 1,
-            "loss": float(torch.stack(losses).mean()),
+            "loss": mean_loss,
             "learning_rate": rate,
             "images_per_second": plan.positions.numel() / (time.monotonic() - began),
             "hyper_steps": searching.hyper_steps,
@@ -179,7 +182,9 @@ def hyper_step(
     theta = trained_parameters(state.model)
     outer = replace(supervised, mixup_alpha=0.0, sampler="instance")
     rows = _first_rows(plan_epoch(val.labels, outer, epoch=0, seed=derived_seed(seed, "val")), settings.val_batches)
-    vector, _ = validation_gradient(state.model, theta, val, rows, settings.goals(design))
+    order = torch.channels_last if supervised.channels_last else torch.contiguous_format
+    vector, _ = validation_gradient(state.model, theta, val, rows, settings.goals(design), memory_format=order)
+    vector = {name: part.contiguous() for name, part in vector.items()}
 
     series, auto = settings.method == "neumann", settings.step == "auto"
     refresh = series and auto and (searching.hyper_steps % _REFRESH_EVERY == 0 or searching.eigenvalue == 0)

@@ -11,10 +11,12 @@ Source: Lorraine, Vicol and Duvenaud, "Optimizing Millions of Hyperparameters by
 "Approximation Methods for Bilevel Programming", 2018.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Literal, Protocol
 
 import torch
+from torch.func import grad, jvp
 
 Tree = dict[str, torch.Tensor]
 Method = Literal["neumann", "conjugate_gradient", "identity"]
@@ -38,27 +40,29 @@ def second_products(
         theta: where to differentiate.
         alpha: likewise.
         vector: shaped as theta.
-        hessian: whether the first product is wanted; without it the cost is about half.
+        hessian: whether the first product is wanted. Both take one pass backwards through the gradient in theta; the
+            second alone one forward pass with derivatives, for alpha is past the network.
 
     Returns:
         H vector, shaped as theta (empty unless `hessian`), and M^T vector = d <d inner / d theta, vector> / d alpha.
     """
+    if not hessian:
+        return {}, _mixed_product(inner, theta, alpha, vector)
     theta, alpha = leaves(theta), leaves(alpha)
-    wanted = (theta if hessian else {}) | {f"alpha/{name}": leaf for name, leaf in alpha.items()}
-    gradient = torch.autograd.grad(inner(theta, alpha), list(theta.values()), create_graph=True, allow_unused=True)
-    used = [(part, vector[name]) for name, part in zip(theta, gradient, strict=True) if part is not None]
-    curved = [(part, direction) for part, direction in used if part.requires_grad]
-    if not curved:
-        return ({name: torch.zeros_like(leaf) for name, leaf in theta.items()} if hessian else {}), _zeros(alpha)
-    found = torch.autograd.grad(
-        [part for part, _ in curved],
-        list(wanted.values()),
-        [direction for _, direction in curved],
-        allow_unused=True,
-        materialize_grads=True,
-    )
-    products = dict(zip(wanted, found, strict=True))
-    return {name: products[name] for name in theta if hessian}, {name: products[f"alpha/{name}"] for name in alpha}
+    wanted = [*theta.values(), *alpha.values()]
+    slope = torch.autograd.grad(inner(theta, alpha), list(theta.values()), create_graph=True, materialize_grads=True)
+    along = dot(dict(zip(theta, slope, strict=True)), vector)
+    if not along.requires_grad:  # inner is linear in theta, and alpha is not in its slope
+        return _zeros(theta), _zeros(alpha)
+    found = torch.autograd.grad(along, wanted, allow_unused=True, materialize_grads=True)
+    return dict(zip(theta, found, strict=False)), dict(zip(alpha, found[len(theta) :], strict=True))
+
+
+def _mixed_product(inner: Callable[[Tree, Tree], torch.Tensor], theta: Tree, alpha: Tree, vector: Tree) -> Tree:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PyTorch's own, as it loads its forward derivatives
+        product = jvp(lambda theta: grad(inner, argnums=1)(theta, alpha), (theta,), (vector,))[1]
+    return {name: part.detach() for name, part in product.items()}
 
 
 def neumann(
