@@ -9,7 +9,6 @@ from pydantic import BaseModel, Field, ValidationError, create_model, model_vali
 
 from selmix.errors import UsageError
 from selmix.faults import STRICT, all_faults, read_toml
-from selmix.stage1.settings import SupervisedSettings
 from selmix.stage2.settings import RefineSettings
 
 if TYPE_CHECKING:
@@ -96,41 +95,7 @@ class CompareRecipe(_Source):
     stage2: dict[str, Any] = {}
 
 
-class TrainRecipe(BaseModel):
-    """A stage-one run: which architecture, which data, which loss; what is None is measured or left as it is.
-
-    Attributes:
-        start: a backbone whose weights are the first ones, as `--backbone` names it; none: random weights.
-        trains: beginnings of the names of the modules that learn, such as `layer4` or `fc`; empty: all.
-        val_fraction: of train that is set aside, class by class, as val.
-        stage1: of the loop.
-        loss: its `name` and settings.
-        classifier: of the retraining of the classifier alone, on class-balanced batches; empty: the network is trained.
-        search: of the loop that searches a loss; its keys replace those of `stage1`.
-        autobalance: of the search of a loss (AutoBalance); empty: there is none.
-    """
-
-    model_config = STRICT
-
-    name: str
-    architecture: str
-    data: str
-    input_size: tuple[int, int] = (32, 32)
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    licence: str = ""
-    seed: int = 0
-    start: str | None = None
-    trains: list[str] = []
-    val_fraction: float | None = Field(default=None, gt=0, lt=1)
-    stage1: dict[str, Any] = {}
-    loss: dict[str, Any] = {}
-    classifier: dict[str, Any] = {}
-    search: dict[str, Any] = {}
-    autobalance: dict[str, Any] = {}
-
-
-_Recipe = TypeVar("_Recipe", FinetuneRecipe, CompareRecipe, ExtractRecipe, TrainRecipe)
+_Recipe = TypeVar("_Recipe", bound=BaseModel)
 
 
 def load_recipe(path: Path, kind: type[_Recipe], overrides: dict[str, Any]) -> _Recipe:
@@ -247,44 +212,12 @@ def _three_numbers(option: str, text: str) -> tuple[float, ...]:
     return numbers
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainSettings:
-    """The settings of a stage-one run, checked.
-
-    Attributes:
-        stage1: of the loop.
-        loss: of the loss.
-        classifier: of the retraining of the classifier; None where the network is trained.
-        search: of the loop that searches a loss.
-        autobalance: of the search; None where there is none.
-    """
-
-    stage1: SupervisedSettings
-    loss: LossSettings
-    classifier: RetrainSettings | None
-    search: SupervisedSettings
-    autobalance: AutoBalanceSettings | None
-
-    def resolved(self) -> dict[str, Any]:
-        """Return the tables of the recipe with every default filled in; absent ones are empty."""
-        tables = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: {} if table is None else dataclasses.asdict(table) for name, table in tables.items()}
-
-
-def train_settings(recipe: TrainRecipe) -> TrainSettings:
-    """Check and build all settings of a stage-one run.
-
-    Raises:
-        UsageError: with the faults of every table.
-    """
-
-
 def refine_settings(values: dict[str, Any]) -> RefineSettings:
     """Check and build the settings of stage two; faults are raised as UsageError."""
-    return _build(RefineSettings, values)
+    return build_settings(RefineSettings, values)
 
 
-def _build(kind: type[_Settings], values: dict[str, Any]) -> _Settings:
+def build_settings(kind: type[_Settings], values: dict[str, Any]) -> _Settings:
     """Check types and names by a pydantic model of the dataclass's fields, values by the dataclass itself."""
     fields = {field.name: (field.type, field.default) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     model: type[BaseModel] = create_model(kind.__name__, __config__=STRICT, **fields)  # type: ignore[call-overload]

@@ -1,19 +1,43 @@
 """The network that training starts from: random weights, or those of another backbone."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
+from timm.data import create_transform
 
-from selmix.backbones import Backbone, build_model, load_backbone
-from selmix.errors import DataError, UsageError, suggestion
-from selmix.recipe import TrainRecipe
+from selmix.backbones import Backbone, Preprocessing, build_model, load_backbone
+from selmix.backbones.preprocessing import apply_preprocessing
+from selmix.errors import DataError
 from selmix.seeding import derived_seed
 from selmix.shipped import PREFIX
+from selmix.stage1.trainable import train_only
+from selmix.train_recipe import TrainRecipe
 
 
-def starting_model(recipe: TrainRecipe, class_names: list[str]) -> tuple[Any, dict[str, Any]]:
-    """Return the network before its first step, on the CPU, and the preprocessing that its weights are used to.
+@dataclass(frozen=True)
+class Start:
+    """What training starts from.
+
+    Attributes:
+        model: before its first step, on the CPU, fit for the recipe's input size.
+        pixels: what an image becomes where nothing is random: RGB image -> uint8 [3, h, w].
+        mean: normalisation, per channel of images in [0, 1], as the recipe says or the first weights are used to; None
+            if nobody says.
+        std: likewise.
+    """
+
+    model: Any
+    pixels: Callable[[Image.Image], torch.Tensor]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+
+
+def starting_model(recipe: TrainRecipe, class_names: list[str]) -> Start:
+    """Return the network before its first step.
 
     A classifier that came with the weights stays if it knows just these classes by name; else it is a fresh one.
 
@@ -24,19 +48,24 @@ def starting_model(recipe: TrainRecipe, class_names: list[str]) -> tuple[Any, di
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(recipe.seed, "initialisation"))
         model = build_model(recipe.architecture, num_classes=len(class_names))
-    preprocessing: dict[str, Any] = {}
+    mean, std = recipe.mean, recipe.std
+    preprocessing = apply_preprocessing(model, Preprocessing(recipe.input_size))
     if recipe.start is not None:
-        backbone = _opened(recipe.start, recipe.architecture)
+        backbone = _opened(recipe)
         _take_over(model, backbone, class_names, source=recipe.start)
-        preprocessing = backbone.preprocessing
+        mean, std = mean or backbone.preprocessing["mean"], std or backbone.preprocessing["std"]
     if recipe.trains:
-        _freeze_all_but(model, recipe.trains, recipe.architecture)
-    return model, preprocessing
+        train_only(model, recipe.trains)
+    return Start(model, create_transform(**preprocessing, is_training=False, use_prefetcher=True), mean, std)
 
 
-def _opened(start: str, architecture: str) -> Backbone:
+def _opened(recipe: TrainRecipe) -> Backbone:
+    start = recipe.start or ""
     says_itself = start.startswith(("timm:", PREFIX)) or Path(start).expanduser().is_dir()
-    return load_backbone(start, arch=None if says_itself else architecture)
+    # position embeddings are those of the recipe's size
+    return load_backbone(
+        start, arch=None if says_itself else recipe.architecture, overrides=Preprocessing(recipe.input_size)
+    )
 
 
 def _take_over(model: Any, backbone: Backbone, class_names: list[str], *, source: str) -> None:
@@ -57,14 +86,3 @@ def _take_over(model: Any, backbone: Backbone, class_names: list[str], *, source
         with torch.no_grad():
             linear.weight.copy_(head.weight)
             linear.bias.copy_(head.bias)
-
-
-def _freeze_all_but(model: Any, parts: list[str], architecture: str) -> None:
-    names = [name for name, _ in model.named_modules() if name]
-    unknown = [part for part in parts if part not in names]
-    if unknown:
-        hint = suggestion(unknown[0], names, listed=False)
-        raise UsageError(f"trains: {architecture} has no module {unknown[0]!r}; {hint or 'see model.named_modules()'}")
-    model.requires_grad_(False)
-    for part in parts:
-        model.get_submodule(part).requires_grad_(True)

@@ -24,7 +24,7 @@ from rich.text import Text
 from selmix.errors import SelmixError, UsageError
 from selmix.features.extract import Track
 from selmix.ranks import join_ranks
-from selmix.training import Bar, no_bar
+from selmix.training_job import Bar, no_bar
 
 INTERRUPTED = 130
 _GRACE = 5  # seconds: torchrun ends all processes soon after one has failed; what they all have to say, one says
@@ -103,8 +103,8 @@ def image_bar(*, quiet: bool) -> Iterator[Bar]:
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _Speed(), TimeRemainingColumn()
     with Progress(*columns, console=err, transient=True) as shown:
 
-        def bar(description: str, total: int, done: int) -> Callable[[int], None]:
-            task = shown.add_task(description, total=total, completed=done)
+        def bar(description: str, images: int, done: float) -> Callable[[int], object]:
+            task = shown.add_task(description, total=images, completed=int(done * images))
             return lambda count: shown.advance(task, count)
 
         yield bar

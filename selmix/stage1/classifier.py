@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from selmix.errors import UsageError
 from selmix.losses.class_balanced import one_vs_rest_bias
 from selmix.stage1.objective import Objective
+from selmix.stage1.retraining import RetrainedClassifier
 
 
 class CosineClassifier(nn.Module):
@@ -38,7 +39,8 @@ def prepare_classifier(model: nn.Module, objective: Objective) -> tuple[nn.Param
         objective: what will be minimised.
 
     Returns:
-        The parameters that weight decay must spare: the last bias of losses of one class against the rest.
+        The parameters that weight decay must spare: the last bias, where each class is judged against the
+        rest.
 
     Raises:
         UsageError: if the objective wants a change, and the network does not end in a linear classifier with a bias.
@@ -46,15 +48,15 @@ def prepare_classifier(model: nn.Module, objective: Objective) -> tuple[nn.Param
     if objective.cosine_scale is None and not objective.one_vs_rest:
         return ()
     classifier = model.get_classifier()  # type: ignore[operator]
-    names = [name for name, module in model.named_modules() if module is classifier]
     if not isinstance(classifier, nn.Linear) or classifier.bias is None:
         raise UsageError(
             "ldam, sigmoid and sigmoid_focal change the network's last layer, which must be linear and have a bias; "
             f"it is {classifier}: name another architecture or loss"
         )
+    name = next(name for name, module in model.named_modules() if module is classifier)
     if objective.cosine_scale is not None:
         cosine = CosineClassifier(classifier.in_features, classifier.out_features, scale=objective.cosine_scale)
-        model.set_submodule(names[0], cosine.to(classifier.weight))
+        model.set_submodule(name, cosine.to(classifier.weight))
         return ()
     nn.init.constant_(classifier.bias, one_vs_rest_bias(classifier.out_features))
     return (classifier.bias,)
@@ -64,8 +66,11 @@ def exported_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return the weights of a network with a linear classifier that decides alike.
 
     The rows of a cosine classifier get the length of its scale, and a bias of 0: its logits on features of length 1,
-    in proportion on others. Without one, that is the state dict.
+    in proportion on others. Of a classifier that was learned again, see `RetrainedClassifier.exported_state`. Else that
+    is the state dict.
     """
+    if isinstance(model, RetrainedClassifier):
+        return model.exported_state()
     state = dict(model.state_dict())
     for name, module in model.named_modules():
         if isinstance(module, CosineClassifier):

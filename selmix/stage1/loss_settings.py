@@ -1,95 +1,18 @@
 """Settings of the losses, which become objectives when the class counts are known."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 import torch
 
-from selmix.errors import DataError, check_settings
-from selmix.losses.class_balanced import class_balanced_weights, sigmoid_cross_entropy, sigmoid_focal
+from selmix.losses.class_balanced import sigmoid_cross_entropy, sigmoid_focal
 from selmix.losses.focal import focal
 from selmix.losses.margin import ldam, ldam_margins
 from selmix.losses.parametric import cdt_scale, logit_adjustment, parametric_cross_entropy
 from selmix.losses.smoothing import Shape, Variant, label_aware_smoothing, smoothed_cross_entropy
+from selmix.stage1.loss_weights import LossSettings, known_counts, network_table
 from selmix.stage1.objective import Losses, Objective, cross_entropy
-
-
-@dataclass(frozen=True)
-class LossSettings:
-    """A loss and the weights of the classes, which every loss can have.
-
-    Attributes:
-        name: of the loss.
-        weights: of the classes, which sum to their number: all 1; inverse to the effective number of training images;
-            inverse to the number itself.
-        beta: of the effective number.
-        weights_from: the epoch, from 0, with which the weights set in (deferred re-weighting).
-        divide_by: what the weighted losses of a batch are divided by: the number of images, or the sum of weights.
-    """
-
-    name: str = ""
-    weights: Literal["none", "class_balanced", "inverse_frequency"] = "none"
-    beta: float = 0.9999
-    weights_from: float = 0
-    divide_by: Literal["batch", "weight"] = "batch"
-
-    def __post_init__(self) -> None:
-        """Refuse values without meaning."""
-        deferred = self.weights_from >= 0 and (self.weights != "none" or self.weights_from == 0)
-        rules = {
-            "beta": ("in [0, 1)", 0 <= self.beta < 1),
-            "weights_from": (">= 0, and 0 while weights is none", deferred),
-        }
-        check_settings(self, rules | self._rules())
-
-    def objective(self, class_counts: torch.Tensor) -> Objective:
-        """Return what training minimises.
-
-        Args:
-            class_counts: int64 [k] training images, on the device of the network.
-
-        Raises:
-            DataError: for a class without training images, where the loss depends on the counts.
-        """
-        weights = None
-        if self.weights != "none":
-            beta = 1.0 if self.weights == "inverse_frequency" else self.beta
-            weights = _table(class_counts, class_balanced_weights(_counted(class_counts), beta=beta))
-        return Objective(
-            self._losses(class_counts),
-            weights,
-            self.weights_from,
-            self.divide_by,
-            cosine_scale=self._cosine_scale(),
-            one_vs_rest=isinstance(self, SigmoidSettings | SigmoidFocalSettings),
-        )
-
-    def _rules(self) -> dict[str, tuple[str, bool]]:
-        return {}
-
-    def _losses(self, class_counts: torch.Tensor) -> Losses:
-        raise NotImplementedError
-
-    def _cosine_scale(self) -> float | None:
-        return None
-
-
-def _counted(class_counts: torch.Tensor) -> torch.Tensor:
-    """Return the counts where float64 is to be had."""
-    empty = (class_counts == 0).nonzero().flatten().tolist()
-    if empty:
-        shown = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
-        raise DataError(
-            f"every class needs a training image for this loss; {len(empty)} have none, with numbers {shown}: leave "
-            "them out of the data, or train with name=cross_entropy without weights"
-        )
-    return class_counts.cpu()
-
-
-def _table(class_counts: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Put numbers of the classes where the network is."""
-    return values.to(class_counts.device, torch.float32)
 
 
 @dataclass(frozen=True)
@@ -98,7 +21,8 @@ class CrossEntropySettings(LossSettings):
 
     name: Literal["cross_entropy"] = "cross_entropy"
 
-    def _losses(self, class_counts: torch.Tensor) -> Losses:
+    def losses(self, class_counts: torch.Tensor) -> Losses:
+        """Return the loss per image."""
         return cross_entropy
 
 
@@ -113,10 +37,12 @@ class FocalSettings(LossSettings):
     name: Literal["focal"] = "focal"
     gamma: float = 1.0
 
-    def _rules(self) -> dict[str, tuple[str, bool]]:
+    def rules(self) -> dict[str, tuple[str, bool]]:
+        """Return what the values must be."""
         return {"gamma": (">= 0", self.gamma >= 0)}
 
-    def _losses(self, class_counts: torch.Tensor) -> Losses:
+    def losses(self, class_counts: torch.Tensor) -> Losses:
+        """Return the loss per image."""
         return partial(focal, gamma=self.gamma)
 
 
@@ -126,8 +52,13 @@ class SigmoidSettings(LossSettings):
 
     name: Literal["sigmoid"] = "sigmoid"
 
-    def _losses(self, class_counts: torch.Tensor) -> Losses:
+    def losses(self, class_counts: torch.Tensor) -> Losses:
+        """Return the loss per image."""
         return sigmoid_cross_entropy
+
+    def objective(self, class_counts: torch.Tensor) -> Objective:
+        """Return what training minimises, with each class judged against the rest."""
+        return replace(super().objective(class_counts), one_vs_rest=True)
 
 
 @dataclass(frozen=True)
@@ -141,11 +72,17 @@ class SigmoidFocalSettings(LossSettings):
     name: Literal["sigmoid_focal"] = "sigmoid_focal"
     gamma: float = 0.5
 
-    def _rules(self) -> dict[str, tuple[str, bool]]:
+    def rules(self) -> dict[str, tuple[str, bool]]:
+        """Return what the values must be."""
         return {"gamma": (">= 0", self.gamma >= 0)}
 
-    def _losses(self, class_counts: torch.Tensor) -> Losses:
+    def losses(self, class_counts: torch.Tensor) -> Losses:
+        """Return the loss per image."""
         return partial(sigmoid_focal, gamma=self.gamma)
+
+    def objective(self, class_counts: torch.Tensor) -> Objective:
+        """Return what training minimises, with each class judged against the rest."""
+        return replace(super().objective(class_counts), one_vs_rest=True)
 
 
 @dataclass(frozen=True)
@@ -161,15 +98,18 @@ class LdamSettings(LossSettings):
     max_margin: float = 0.5
     scale: float = 30.0
 
-    def _rules(self) -> dict[str, tuple[str, bool]]:
+    def rules(self) -> dict[str, tuple[str, bool]]:
+        """Return what the values must be."""
         return {"max_margin": (">= 0", self.max_margin >= 0), "scale": ("> 0", self.scale > 0)}
 
-    def _losses(self, class_counts: torch.Tensor) -> Losses:
-        margins = ldam_margins(_counted(class_counts), max_margin=self.max_margin)
-        return partial(ldam, margins=_table(class_counts, margins), scale=self.scale)
+    def losses(self, class_counts: torch.Tensor) -> Losses:
+        """Return the loss per image."""
+        margins = ldam_margins(known_counts(class_counts), max_margin=self.max_margin)
+        return partial(ldam, margins=network_table(class_counts, margins), scale=self.scale)
 
-    def _cosine_scale(self) -> float:
-        return self.scale
+    def objective(self, class_counts: torch.Tensor) -> Objective:
+        """Return what training minimises, on cosines."""
+        return replace(super().objective(class_counts), cosine_scale=self.scale)
 
 
 @dataclass(frozen=True)
@@ -183,12 +123,14 @@ class LogitAdjustmentSettings(LossSettings):
     name: Literal["logit_adjustment"] = "logit_adjustment"
     tau: float = 1.0
 
-    def _rules(self) -> dict[str, tuple[str, bool]]:
+    def rules(self) -> dict[str, tuple[str, bool]]:
+        """Return what the values must be."""
         return {"tau": (">= 0", self.tau >= 0)}
 
-    def _losses(self, class_counts: torch.Tensor) -> Losses:
-        offset = logit_adjustment(_counted(class_counts), tau=self.tau)
-        return partial(parametric_cross_entropy, offset=_table(class_counts, offset))
+    def losses(self, class_counts: torch.Tensor) -> Losses:
+        """Return the loss per image."""
+        offset = logit_adjustment(known_counts(class_counts), tau=self.tau)
+        return partial(parametric_cross_entropy, offset=network_table(class_counts, offset))
 
 
 @dataclass(frozen=True)
@@ -202,12 +144,14 @@ class CdtSettings(LossSettings):
     name: Literal["cdt"] = "cdt"
     gamma: float = 0.3
 
-    def _rules(self) -> dict[str, tuple[str, bool]]:
+    def rules(self) -> dict[str, tuple[str, bool]]:
+        """Return what the values must be."""
         return {"gamma": (">= 0", self.gamma >= 0)}
 
-    def _losses(self, class_counts: torch.Tensor) -> Losses:
-        scale = cdt_scale(_counted(class_counts), gamma=self.gamma)
-        return partial(parametric_cross_entropy, scale=_table(class_counts, scale))
+    def losses(self, class_counts: torch.Tensor) -> Losses:
+        """Return the loss per image."""
+        scale = cdt_scale(known_counts(class_counts), gamma=self.gamma)
+        return partial(parametric_cross_entropy, scale=network_table(class_counts, scale))
 
 
 @dataclass(frozen=True)
@@ -223,15 +167,17 @@ class VsSettings(LossSettings):
     gamma: float = 0.3
     tau: float = 1.0
 
-    def _rules(self) -> dict[str, tuple[str, bool]]:
+    def rules(self) -> dict[str, tuple[str, bool]]:
+        """Return what the values must be."""
         return {"gamma": (">= 0", self.gamma >= 0), "tau": (">= 0", self.tau >= 0)}
 
-    def _losses(self, class_counts: torch.Tensor) -> Losses:
-        counts = _counted(class_counts)
+    def losses(self, class_counts: torch.Tensor) -> Losses:
+        """Return the loss per image."""
+        counts = known_counts(class_counts)
         return partial(
             parametric_cross_entropy,
-            scale=_table(class_counts, cdt_scale(counts, gamma=self.gamma)),
-            offset=_table(class_counts, logit_adjustment(counts, tau=self.tau)),
+            scale=network_table(class_counts, cdt_scale(counts, gamma=self.gamma)),
+            offset=network_table(class_counts, logit_adjustment(counts, tau=self.tau)),
         )
 
 
@@ -254,14 +200,16 @@ class LabelAwareSmoothingSettings(LossSettings):
     power: float = 1.0
     variant: Variant = "code"
 
-    def _rules(self) -> dict[str, tuple[str, bool]]:
+    def rules(self) -> dict[str, tuple[str, bool]]:
+        """Return what the values must be."""
         return {
             "head_smoothing": ("in [0, 1)", 0 <= self.head_smoothing < 1),
             "tail_smoothing": ("in [0, 1)", 0 <= self.tail_smoothing < 1),
             "power": ("> 0, and 1 unless shape is exp", self.power > 0 and (self.shape == "exp" or self.power == 1)),
         }
 
-    def _losses(self, class_counts: torch.Tensor) -> Losses:
+    def losses(self, class_counts: torch.Tensor) -> Losses:
+        """Return the loss per image."""
         smoothing = label_aware_smoothing(
             class_counts.cpu(),
             head=self.head_smoothing,
@@ -269,7 +217,7 @@ class LabelAwareSmoothingSettings(LossSettings):
             shape=self.shape,
             power=self.power,
         )
-        return partial(smoothed_cross_entropy, smoothing=_table(class_counts, smoothing), variant=self.variant)
+        return partial(smoothed_cross_entropy, smoothing=network_table(class_counts, smoothing), variant=self.variant)
 
 
 LOSSES: dict[str, type[LossSettings]] = {
