@@ -18,7 +18,7 @@ from selmix.stage1.settings import SupervisedSettings
 from selmix.stage1.state import TrainingState
 from selmix.starting import starting_model
 from selmix.training_job import Job
-from selmix.training_run import CHECKPOINT, log_epoch
+from selmix.training_run import CHECKPOINT, EpochLog
 
 FOLDER, LOSS = "search", "loss.json"
 
@@ -73,9 +73,10 @@ def _search(job: Job, folder: Path, settings: AutoBalanceSettings, loop: Supervi
     folder.mkdir(exist_ok=True)
     if (folder / CHECKPOINT).is_file():
         searching.load_state_dict(state.load(folder / CHECKPOINT)["searching"])
+    log = EpochLog(folder, tensorboard=job.tensorboard)
     advance = job.bar("search", len(train.labels) * loop.epochs, state.epochs / loop.epochs)
     for record in search(state, searching, train, val, design, settings, loop, seed=job.recipe.seed, advance=advance):
-        log_epoch(folder, record)
+        log(record)
         if state.epochs % loop.checkpoint_every == 0:
             state.save(folder / CHECKPOINT, {"searching": searching.state_dict()})
     found = {"val_error": searching.best_score, "tables": design.tables(searching.best).to_dict()}

@@ -28,12 +28,14 @@ class Start:
         mean: normalisation, per channel of images in [0, 1], as the recipe says or the first weights are used to; None
             if nobody says.
         std: likewise.
+        has_classifier: whether a classifier of these very classes came with the weights.
     """
 
     model: Any
     pixels: Callable[[Image.Image], torch.Tensor]
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
+    has_classifier: bool
 
 
 def starting_model(recipe: TrainRecipe, class_names: list[str]) -> Start:
@@ -48,15 +50,17 @@ def starting_model(recipe: TrainRecipe, class_names: list[str]) -> Start:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(recipe.seed, "initialisation"))
         model = build_model(recipe.architecture, num_classes=len(class_names))
-    mean, std = recipe.mean, recipe.std
+    mean, std, has_classifier = recipe.mean, recipe.std, False
     preprocessing = apply_preprocessing(model, Preprocessing(recipe.input_size))
     if recipe.start is not None:
         backbone = _opened(recipe)
-        _take_over(model, backbone, class_names, source=recipe.start)
+        has_classifier = _take_over(model, backbone, class_names, source=recipe.start)
         mean, std = mean or backbone.preprocessing["mean"], std or backbone.preprocessing["std"]
     if recipe.trains:
         train_only(model, recipe.trains)
-    return Start(model, create_transform(**preprocessing, is_training=False, use_prefetcher=True), mean, std)
+    return Start(
+        model, create_transform(**preprocessing, is_training=False, use_prefetcher=True), mean, std, has_classifier
+    )
 
 
 def _opened(recipe: TrainRecipe) -> Backbone:
@@ -68,12 +72,13 @@ def _opened(recipe: TrainRecipe) -> Backbone:
     )
 
 
-def _take_over(model: Any, backbone: Backbone, class_names: list[str], *, source: str) -> None:
-    classifier = {f".{name}" for name, _ in model.get_classifier().named_parameters()}
+def _take_over(model: Any, backbone: Backbone, class_names: list[str], *, source: str) -> bool:
+    classifier = [*model.get_classifier().parameters()]
+    fresh = {name for name, parameter in model.named_parameters() if any(parameter is own for own in classifier)}
     trunk = backbone.model.state_dict()
     own = model.state_dict()
     misfits = [key for key in trunk if key not in own or own[key].shape != trunk[key].shape]
-    missing = [key for key in own if key not in trunk and not key.endswith(tuple(classifier))]
+    missing = [key for key in own if key not in trunk and key not in fresh]
     if misfits or missing:
         raise DataError(
             f"the weights of {source} are not those of {type(model).__name__}: {', '.join((misfits + missing)[:5])} do "
@@ -86,3 +91,4 @@ def _take_over(model: Any, backbone: Backbone, class_names: list[str], *, source
         with torch.no_grad():
             linear.weight.copy_(head.weight)
             linear.bias.copy_(head.bias)
+    return head is not None

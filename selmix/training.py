@@ -12,7 +12,7 @@ from selmix.agreement import together
 from selmix.checkpoints import save_tensors
 from selmix.data.sources import open_images
 from selmix.data.splits_file import write_splits
-from selmix.errors import DivergedError
+from selmix.errors import DivergedError, UsageError
 from selmix.manifest import write_manifest
 from selmix.ranks import ALONE, Ranks
 from selmix.searching import in_cells, searched_objective
@@ -28,7 +28,7 @@ from selmix.stage1.validation import validate
 from selmix.starting import starting_model
 from selmix.train_recipe import TrainRecipe, train_settings
 from selmix.training_job import Bar, Job, no_bar, with_val
-from selmix.training_run import BEST, CHECKPOINT, LAST, MODEL, SPLITS_FILE, begin_run, log_epoch
+from selmix.training_run import BEST, CHECKPOINT, LAST, MODEL, SPLITS_FILE, EpochLog, begin_run
 
 SELECTED_BY = "mean_recall"
 
@@ -41,6 +41,7 @@ def train_backbone(
     ranks: Ranks = ALONE,
     resume: bool = False,
     bar: Bar = no_bar,
+    tensorboard: bool = False,
 ) -> dict[str, Any]:
     """Train a backbone, and return its manifest.
 
@@ -51,6 +52,7 @@ def train_backbone(
         ranks: the processes that share each batch.
         resume: go on from the checkpoint in `out`, if there is one.
         bar: shows progress.
+        tensorboard: whether epochs are logged for TensorBoard, too.
 
     Raises:
         UsageError: for a faulty recipe, or one that is not that of the checkpoint.
@@ -60,6 +62,11 @@ def train_backbone(
     settings = train_settings(recipe)
     data = open_images(recipe.data)
     start = starting_model(recipe, data.class_names)
+    if settings.classifier is not None and settings.classifier.head_start == "stage1" and not start.has_classifier:
+        raise UsageError(
+            f"a classifier is to be learnt again, and start = {recipe.start!r} has none of the classes of "
+            f"{recipe.data}; name a backbone that has, or set classifier.head_start=random"
+        )
     request = recipe.model_dump() | settings.resolved()
     with together(ranks):
         if ranks.leads:
@@ -73,7 +80,7 @@ def train_backbone(
     if mean is None or std is None:
         measured = channel_statistics(data.splits["train"], size=recipe.input_size)
         mean, std = mean or measured[0], std or measured[1]
-    job = Job(recipe, carved, start.pixels, mean, std, device, ranks, bar)
+    job = Job(recipe, carved, start.pixels, mean, std, device, ranks, bar, tensorboard)
     model = start.model.to(device)
     if settings.autobalance is None:
         objective = settings.loss.objective(job.class_counts)
@@ -100,7 +107,7 @@ def train_backbone(
     )
     if not ranks.leads:
         return {}
-    return write_manifest(out, job.identity, request, data, {"epochs": state.epochs}, device=device)
+    return write_manifest(out, job.identity, request, job.data, {"epochs": state.epochs}, device=device)
 
 
 def fit(
@@ -126,6 +133,7 @@ def fit(
         if job.ranks.leads:
             save_tensors(exported_state(state.kept), out / name, job.identity | {"epoch": state.epochs})
 
+    log = EpochLog(out, tensorboard=job.tensorboard and job.ranks.leads)
     advance = job.bar("training", len(job.data.splits["train"].ids) * settings.epochs, state.epochs / settings.epochs)
     try:
         for record in records(advance):
@@ -136,7 +144,7 @@ def fit(
                     best = record[f"val_{SELECTED_BY}"]
                     keep(BEST)
             if job.ranks.leads:
-                log_epoch(out, record)
+                log(record)
                 if last or state.epochs % settings.checkpoint_every == 0:
                     state.save(out / CHECKPOINT, {"best": best})
     except DivergedError as error:

@@ -46,6 +46,7 @@ class Job:
         device: where to train.
         ranks: the processes.
         bar: shows progress.
+        tensorboard: whether epochs are logged for TensorBoard, too.
     """
 
     recipe: TrainRecipe
@@ -56,6 +57,7 @@ class Job:
     device: torch.device
     ranks: Ranks
     bar: Bar
+    tensorboard: bool
 
     def images(self, split: str, settings: SupervisedSettings, *, augment: bool) -> DeviceImages | StreamedImages:
         """Return the images of a split as a network learns from them, or is judged by them."""

@@ -55,9 +55,32 @@ def _without_none(value: Any) -> Any:
     return value
 
 
-def log_epoch(out: Path, record: dict[str, Any]) -> None:
-    """Add a line to the log; lines of epochs that are trained again after an interruption are replaced."""
-    log = out / LOG
-    lines = log.read_text().splitlines() if log.is_file() else []
-    kept = [line for line in lines if line.endswith("}") and json.loads(line)["epoch"] < record["epoch"]]
-    write_atomically(log, "".join(line + "\n" for line in [*kept, json.dumps(record)]))
+class EpochLog:
+    """The log of a training: a line an epoch in `metrics.jsonl`, and where wanted the same for TensorBoard."""
+
+    def __init__(self, out: Path, *, tensorboard: bool = False):
+        """Open the log in a folder.
+
+        Raises:
+            UsageError: if TensorBoard is wanted and not installed.
+        """
+        self._path = out / LOG
+        self._writer = _summary_writer(out / "tensorboard") if tensorboard else None
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        """Add the record of an epoch; those of epochs that are trained again after an interruption are replaced."""
+        lines = self._path.read_text().splitlines() if self._path.is_file() else []
+        kept = [line for line in lines if json.loads(line)["epoch"] < record["epoch"]]
+        write_atomically(self._path, "".join(line + "\n" for line in [*kept, json.dumps(record)]))
+        if self._writer is not None:
+            for name, value in record.items():
+                self._writer.add_scalar(name, value, record["epoch"])
+            self._writer.flush()
+
+
+def _summary_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError("--tensorboard needs TensorBoard: pip install 'selmix[tensorboard]'") from error
+    return SummaryWriter(str(folder))

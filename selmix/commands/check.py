@@ -9,8 +9,9 @@ import typer
 from selmix.backbones import Preprocessing, load_backbone
 from selmix.check.report import Report, check_data, write_findings
 from selmix.commands import sources
+from selmix.commands.bars import progress
 from selmix.commands.check_tables import class_table, finding_table, group_table, images_line, printable
-from selmix.commands.console import alone, out, progress
+from selmix.commands.console import alone, out
 from selmix.commands.options import Debug, Device, DeviceName, Json, Quiet
 from selmix.errors import DataError, UsageError
 from selmix.pipeline import choose_device

@@ -8,7 +8,8 @@ import typer
 from rich.table import Table
 
 from selmix.commands import sources
-from selmix.commands.console import alone, out, progress
+from selmix.commands.bars import progress
+from selmix.commands.console import alone, out
 from selmix.commands.options import Debug, Device, DeviceName, Json, Out, Overwrite, Quiet, Seeds, Settings
 from selmix.commands.tables import percent
 from selmix.compare import ABOUT

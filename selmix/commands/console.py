@@ -1,30 +1,16 @@
 """What every verb shares with the terminal: progress, log lines, errors and exit codes."""
 
 import logging
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import track as rich_track
-from rich.text import Text
 
 from selmix.errors import SelmixError, UsageError
-from selmix.features.extract import Track
 from selmix.ranks import join_ranks
-from selmix.training_job import Bar, no_bar
 
 INTERRUPTED = 130
 _GRACE = 5  # seconds: torchrun ends all processes soon after one has failed; what they all have to say, one says
@@ -74,37 +60,3 @@ def alone(verb: str, *, quiet: bool, debug: bool) -> Iterator[None]:
 def show_error(message: str) -> None:
     """Print an error as one line on stderr."""
     err.print(f"[red]error:[/red] {escape(' '.join(message.split()))}", soft_wrap=True, highlight=False)
-
-
-def progress(*, quiet: bool) -> Track | None:
-    """Return a progress bar for long loops on stderr, or None where nobody would see it."""
-    if quiet or not sys.stderr.isatty():
-        return None
-
-    def bar(items: Iterable[int], description: str, total: int) -> Iterable[int]:
-        return rich_track(items, description, total=total, console=err, transient=True)
-
-    return bar
-
-
-class _Speed(ProgressColumn):
-    """Images a second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f} images/s" if task.speed else "")
-
-
-@contextmanager
-def image_bar(*, quiet: bool) -> Iterator[Bar]:
-    """Show how many images a training has seen, how fast, and the time left, on stderr where somebody sees it."""
-    if quiet or not sys.stderr.isatty():
-        yield no_bar
-        return
-    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _Speed(), TimeRemainingColumn()
-    with Progress(*columns, console=err, transient=True) as shown:
-
-        def bar(description: str, images: int, done: float) -> Callable[[int], object]:
-            task = shown.add_task(description, total=images, completed=int(done * images))
-            return lambda count: shown.advance(task, count)
-
-        yield bar

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from selmix.commands.console import alone, progress
+from selmix.commands.bars import progress
+from selmix.commands.console import alone
 from selmix.commands.options import Debug, Device, DeviceName, Json, Overwrite, Quiet, Seed, Settings, SubjectTo
 from selmix.commands.show import show_result
 from selmix.finetuning import finetune

@@ -8,7 +8,8 @@ import typer
 from rich.table import Table
 
 from selmix.commands import sources
-from selmix.commands.console import guarded, out, progress
+from selmix.commands.bars import progress
+from selmix.commands.console import guarded, out
 from selmix.commands.options import Debug, Device, DeviceName, Json, Quiet
 from selmix.extraction import describe_cache, extract_to_cache
 from selmix.features.disk import shown_bytes

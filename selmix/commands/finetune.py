@@ -5,7 +5,8 @@ from typing import Annotated, Any
 import typer
 
 from selmix.commands import options, sources
-from selmix.commands.console import guarded, progress
+from selmix.commands.bars import progress
+from selmix.commands.console import guarded
 from selmix.commands.options import Debug, Device, DeviceName, Json, MetricName, Out, Overwrite, Quiet, Settings
 from selmix.commands.several import show_seeds
 from selmix.commands.show import show_result

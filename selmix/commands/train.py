@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
-from selmix.commands.console import guarded, image_bar, out
+from selmix.commands.bars import image_bar
+from selmix.commands.console import guarded, out
 from selmix.commands.options import Debug, Device, DeviceName, Json, Out, Quiet
 from selmix.pipeline import choose_device
 from selmix.ranks import join_ranks
@@ -23,6 +25,7 @@ def train(
         typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe, e.g. seed=1 stage1.epochs=20."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted training stopped.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log epochs for TensorBoard, too.")] = False,
     device: DeviceName = Device.auto,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -34,7 +37,7 @@ def train(
 
     Several processes share each batch: torchrun --nproc-per-node 2 -m selmix train ...
     """
-    ranks = join_ranks()
+    ranks = join_ranks(gpu=device in (Device.auto, Device.cuda) and torch.cuda.is_available())
     with guarded(quiet=quiet, debug=debug, silent=not ranks.leads), image_bar(quiet=quiet or not ranks.leads) as bar:
         manifest = train_backbone(
             load_recipe(recipe, TrainRecipe, parse_assignments(settings or [])),
@@ -43,6 +46,7 @@ def train(
             ranks=ranks,
             resume=resume,
             bar=bar,
+            tensorboard=tensorboard,
         )
     if not ranks.leads:
         return
