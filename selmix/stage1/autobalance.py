@@ -6,6 +6,7 @@ validation loss of the raw logits in alpha, the loss's factors and offsets, thro
 Source: Li et al., "AutoBalance: Optimized Loss Functions for Imbalanced Data", NeurIPS 2021, algorithm 1.
 """
 
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
@@ -26,6 +27,8 @@ from selmix.stage1.schedules import learning_rate, steps, warmup
 from selmix.stage1.settings import SupervisedSettings
 from selmix.stage1.state import TrainingState
 from selmix.stage1.supervised import Batch, check_finite, gradient_step, planned_batches, prepare_network
+
+logger = logging.getLogger("selmix")
 
 _EVALUATION_BATCH = 256
 # power iteration: at the first step on the loss, then one product every so many steps, going on from its last vector
@@ -114,7 +117,9 @@ def search(
         DivergedError: at the first loss that is not finite.
     """
     settings.check_beside(supervised)
-    settings.goals(design)
+    absent = settings.goals(design).num_cells - len(val.labels.unique())
+    if absent:
+        logger.warning("%d classes (in their groups) have no image in validation, which cannot balance them", absent)
     network = prepare_network(state.model, supervised, ALONE)
     for epoch in range(state.epochs, supervised.epochs):
         plan = plan_epoch(train.labels, supervised, epoch=epoch, seed=seed)
