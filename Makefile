@@ -20,6 +20,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/refine_speed.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/extraction.py
+	$(BIN)/python benchmarks/stage1_speed.py
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -67,16 +67,22 @@ class Ranks:
 ALONE = Ranks()
 
 
-def join_ranks() -> Ranks:
+def join_ranks(*, gpu: bool = False) -> Ranks:
     """Return the processes that torchrun started together with this one; `ALONE` without torchrun.
 
-    accelerate opens the process group: gloo, as what travels lies on the CPU. Ranks may wait for each other for a day:
-    one may have much longer to extract than another, and torchrun ends all when one has died.
+    accelerate opens the process group. What lies on the CPU travels by gloo, and what lies on a GPU by nccl. Ranks may
+    wait for each other for a day: one may have much longer to extract than another, and torchrun ends all when one has
+    died.
+
+    Args:
+        gpu: whether each process has a GPU of its own, by its number on the machine, for tensors that travel, too; it
+            is then the current one.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return ALONE
     from accelerate import PartialState  # takes a while to import, and few need it
 
-    state = PartialState(cpu=True, timeout=timedelta(days=1))
+    backend = {"backend": "cpu:gloo,cuda:nccl"} if gpu else {}
+    state = PartialState(cpu=not gpu, timeout=timedelta(days=1), **backend)
     atexit.register(state.destroy_process_group)  # else its threads may abort the process as it ends
     return Ranks(state.process_index, state.num_processes)

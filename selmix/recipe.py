@@ -9,7 +9,6 @@ from pydantic import BaseModel, Field, ValidationError, create_model, model_vali
 
 from selmix.errors import UsageError
 from selmix.faults import STRICT, all_faults, read_toml
-from selmix.stage1.settings import SupervisedSettings
 from selmix.stage2.settings import RefineSettings
 
 if TYPE_CHECKING:
@@ -96,23 +95,7 @@ class CompareRecipe(_Source):
     stage2: dict[str, Any] = {}
 
 
-class TrainRecipe(BaseModel):
-    """A stage-one run: which architecture, which data."""
-
-    model_config = STRICT
-
-    name: str
-    architecture: str
-    data: str
-    input_size: tuple[int, int] = (32, 32)
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    licence: str = ""
-    seed: int = 0
-    stage1: dict[str, Any] = {}
-
-
-_Recipe = TypeVar("_Recipe", FinetuneRecipe, CompareRecipe, ExtractRecipe, TrainRecipe)
+_Recipe = TypeVar("_Recipe", bound=BaseModel)
 
 
 def load_recipe(path: Path, kind: type[_Recipe], overrides: dict[str, Any]) -> _Recipe:
@@ -229,17 +212,12 @@ def _three_numbers(option: str, text: str) -> tuple[float, ...]:
     return numbers
 
 
-def supervised_settings(values: dict[str, Any]) -> SupervisedSettings:
-    """Check and build the settings of stage one; faults are raised as UsageError."""
-    return _build(SupervisedSettings, values)
-
-
 def refine_settings(values: dict[str, Any]) -> RefineSettings:
     """Check and build the settings of stage two; faults are raised as UsageError."""
-    return _build(RefineSettings, values)
+    return build_settings(RefineSettings, values)
 
 
-def _build(kind: type[_Settings], values: dict[str, Any]) -> _Settings:
+def build_settings(kind: type[_Settings], values: dict[str, Any]) -> _Settings:
     """Check types and names by a pydantic model of the dataclass's fields, values by the dataclass itself."""
     fields = {field.name: (field.type, field.default) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     model: type[BaseModel] = create_model(kind.__name__, __config__=STRICT, **fields)  # type: ignore[call-overload]

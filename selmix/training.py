@@ -1,154 +1,149 @@
 """Stage one from a recipe to a run folder: a backbone, and the manifest that says what it is."""
 
-import json
 import shutil
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-import selmix
-from selmix.backbones import build_model, load_backbone_folder
-from selmix.checkpoints import file_digest, save_tensors, write_atomically
-from selmix.data.images import ImageData, ImageSplit, stack_images
+from selmix.agreement import together
+from selmix.checkpoints import save_tensors
 from selmix.data.sources import open_images
+from selmix.data.splits_file import write_splits
 from selmix.errors import DivergedError
-from selmix.evaluation import ClassGroups, evaluate
-from selmix.features.extract import Track, extract_features
-from selmix.predictions import predict
-from selmix.recipe import TrainRecipe, supervised_settings
-from selmix.seeding import derived_seed
-from selmix.stage1.images import DeviceImages
-from selmix.stage1.objective import Objective
+from selmix.manifest import write_manifest
+from selmix.ranks import ALONE, Ranks
+from selmix.searching import in_cells, searched_objective
+from selmix.seeding import torch_generator
+from selmix.stage1.classifier import exported_state, prepare_classifier
+from selmix.stage1.images import TrainingImages
+from selmix.stage1.placing import channel_statistics
+from selmix.stage1.retraining import begin_retraining
 from selmix.stage1.settings import SupervisedSettings
 from selmix.stage1.state import TrainingState
 from selmix.stage1.supervised import train_supervised
 from selmix.stage1.validation import validate
-from selmix.training_run import BEST, CHECKPOINT, LAST, MANIFEST, MODEL, begin_run, log_epoch
+from selmix.starting import starting_model
+from selmix.train_recipe import TrainRecipe, train_settings
+from selmix.training_job import Bar, Job, no_bar, with_val
+from selmix.training_run import BEST, CHECKPOINT, LAST, MODEL, SPLITS_FILE, begin_run, log_epoch
 
 SELECTED_BY = "mean_recall"
 
 
 def train_backbone(
-    recipe: TrainRecipe, out: Path, *, device: torch.device, resume: bool = False, track: Track | None = None
+    recipe: TrainRecipe,
+    out: Path,
+    *,
+    device: torch.device,
+    ranks: Ranks = ALONE,
+    resume: bool = False,
+    bar: Bar = no_bar,
 ) -> dict[str, Any]:
     """Train a backbone, and return its manifest.
 
     Args:
         recipe: what to train on what.
-        out: the run folder: `checkpoint.pt`, from which training goes on after an interruption, `metrics.jsonl` with a
-            line an epoch, `last.safetensors` and, with a val split, `best.safetensors`; at the end `model.safetensors`,
-            the best or else the last, and `manifest.json`.
+        out: the run folder (see `selmix.training_run`).
         device: where to train.
+        ranks: the processes that share each batch.
         resume: go on from the checkpoint in `out`, if there is one.
-        track: wraps the loop over epochs to show progress.
+        bar: shows progress.
 
     Raises:
         UsageError: for a faulty recipe, or one that is not that of the checkpoint.
-        DataError: for missing or faulty data.
+        DataError: for missing or faulty data or weights.
         DivergedError: for a loss that is not finite.
     """
-    settings = supervised_settings(recipe.stage1)
+    settings = train_settings(recipe)
     data = open_images(recipe.data)
-    begin_run(out, recipe.model_dump() | {"stage1": asdict(settings)}, resume=resume)
+    start = starting_model(recipe, data.class_names)
+    request = recipe.model_dump() | settings.resolved()
+    with together(ranks):
+        if ranks.leads:
+            begin_run(out, request, resume=resume)
+    ranks.wait()
 
-    pixels = torch.from_numpy(stack_images(data.splits["train"], recipe.input_size))
-    mean, std = (recipe.mean, recipe.std) if recipe.mean and recipe.std else _channel_statistics(pixels)
-    padding = settings.crop_padding if settings.augmentation == "padded_crop" else None
+    carved = data if recipe.val_fraction is None else with_val(data, recipe.val_fraction, seed=recipe.seed)
+    if carved is not data and ranks.leads:
+        write_splits(carved, out / SPLITS_FILE)
+    mean, std = start.mean, start.std
+    if mean is None or std is None:
+        measured = channel_statistics(data.splits["train"], size=recipe.input_size)
+        mean, std = mean or measured[0], std or measured[1]
+    job = Job(recipe, carved, start.pixels, mean, std, device, ranks, bar)
+    model = start.model.to(device)
+    if settings.autobalance is None:
+        objective = settings.loss.objective(job.class_counts)
+        train: TrainingImages = job.images("train", settings.stage1, augment=True)
+    else:
+        objective = searched_objective(job, out, settings.autobalance, settings.search)
+        job = replace(job, data=data)  # the network learns from all of train
+        train = in_cells(job, "train", settings.stage1)
 
-    def on_device(split: ImageSplit, pixels: torch.Tensor, padding: int | None) -> DeviceImages:
-        assert split.labels is not None
-        return DeviceImages(pixels.to(device), torch.from_numpy(split.labels), mean, std, padding)
+    if settings.classifier is None:
+        spared = prepare_classifier(model, objective)
+        state = TrainingState.begin(model, settings.stage1, undecayed=spared)
+    else:
+        generator = torch_generator(recipe.seed, "classifier")
+        state = begin_retraining(model, settings.classifier, settings.stage1, generator=generator)
+    fit(
+        job,
+        out,
+        state,
+        settings.stage1,
+        lambda advance: train_supervised(
+            state, train, objective, settings.stage1, seed=recipe.seed, ranks=ranks, advance=advance
+        ),
+    )
+    if not ranks.leads:
+        return {}
+    return write_manifest(out, job.identity, request, data, {"epochs": state.epochs}, device=device)
 
-    train = on_device(data.splits["train"], pixels, padding)
-    val = None
-    if "val" in data.splits:
-        val_pixels = torch.from_numpy(stack_images(data.splits["val"], recipe.input_size))
-        val = on_device(data.splits["val"], val_pixels, None)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed(recipe.seed, "initialisation"))
-        model = build_model(recipe.architecture, num_classes=len(data.class_names))
-    state = TrainingState.begin(model.to(device), settings)
+
+def fit(
+    job: Job,
+    out: Path,
+    state: TrainingState,
+    settings: SupervisedSettings,
+    records: Callable[[Callable[[int], object]], Iterator[dict[str, float]]],
+) -> None:
+    """Go through the epochs that are left; judge, log and keep the network after each.
+
+    Args:
+        job: what the phases of a training have in common.
+        out: folder of checkpoint, log and best weights.
+        state: as it begins; an earlier checkpoint in `out` is taken over.
+        settings: of the loop.
+        records: begins the loop on the state, told what shows progress.
+    """
+    val = job.images("val", settings, augment=False) if "val" in job.data.splits else None
     best = state.load(out / CHECKPOINT)["best"] if (out / CHECKPOINT).is_file() else -1.0
-    # the weights say by themselves what they need: they are also opened as a plain checkpoint
-    identity = {
-        "architecture": recipe.architecture,
-        "class_names": data.class_names,
-        "input_size": [3, *recipe.input_size],
-        "mean": mean,
-        "std": std,
-    }
 
-    records = train_supervised(state, train, Objective(), settings, seed=recipe.seed)
-    left = range(state.epochs, settings.epochs)
+    def keep(name: str) -> None:
+        if job.ranks.leads:
+            save_tensors(exported_state(state.kept), out / name, job.identity | {"epoch": state.epochs})
+
+    advance = job.bar("training", len(job.data.splits["train"].ids) * settings.epochs, state.epochs / settings.epochs)
     try:
-        for epoch, record in zip(track(left, "epochs", len(left)) if track else left, records, strict=True):
-            last = epoch + 1 == settings.epochs
-            if val is not None and (last or (epoch + 1) % settings.evaluate_every == 0):
-                record |= {f"val_{name}": value for name, value in validate(state.kept, val).items()}
+        for record in records(advance):
+            last = state.epochs == settings.epochs
+            if val is not None and (last or state.epochs % settings.evaluate_every == 0):
+                record |= {f"val_{name}": value for name, value in validate(state.kept, val, ranks=job.ranks).items()}
                 if record[f"val_{SELECTED_BY}"] > best:
                     best = record[f"val_{SELECTED_BY}"]
-                    save_tensors(state.kept.state_dict(), out / BEST, identity | {"epoch": epoch + 1})
-            log_epoch(out, record)
-            if last or (epoch + 1) % settings.checkpoint_every == 0:
-                state.save(out / CHECKPOINT, {"best": best})
+                    keep(BEST)
+            if job.ranks.leads:
+                log_epoch(out, record)
+                if last or state.epochs % settings.checkpoint_every == 0:
+                    state.save(out / CHECKPOINT, {"best": best})
     except DivergedError as error:
-        raise DivergedError(f"{error}; {out / CHECKPOINT} is the last good checkpoint") from error
-    save_tensors(state.kept.state_dict(), out / LAST, identity | {"epoch": settings.epochs})
-    shutil.copyfile(out / (BEST if best >= 0 else LAST), out / MODEL)
-    return _describe(recipe, settings, data, identity, out, device)
-
-
-def _describe(
-    recipe: TrainRecipe,
-    settings: SupervisedSettings,
-    data: ImageData,
-    identity: dict[str, Any],
-    out: Path,
-    device: torch.device,
-) -> dict[str, Any]:
-    """Write the manifest of the finished backbone, with its metrics on the splits that did not train it."""
-    train = data.splits["train"]
-    assert train.labels is not None
-    manifest = identity | {
-        "name": recipe.name,
-        "class_counts": np.bincount(train.labels, minlength=len(data.class_names)).tolist(),
-        "data": {"name": recipe.data, "split": "train", "digest": data.digest},
-        "recipe": recipe.model_dump() | {"stage1": asdict(settings)},
-        "licence": recipe.licence,
-        "versions": {"selmix": selmix.__version__, "torch": torch.__version__},
-        "sha256": file_digest(out / MODEL),
-    }
-    backbone_file = out / MANIFEST
-    write_atomically(backbone_file, json.dumps(manifest, indent=1) + "\n")
-    manifest["metrics"] = _metrics(out, data, device)
-    write_atomically(backbone_file, json.dumps(manifest, indent=1) + "\n")
-    return manifest
-
-
-def _channel_statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per channel of uint8 images [n, c, h, w] scaled to [0, 1]."""
-    pixels = images.double().div_(255).transpose(0, 1).flatten(1)
-    return tuple(round(float(value), 6) for value in pixels.mean(1)), tuple(
-        round(float(value), 6) for value in pixels.std(1)
-    )
-
-
-def _metrics(folder: Path, data: ImageData, device: torch.device) -> dict[str, dict[str, float | None]]:
-    """Evaluate the written checkpoint, read back from disk, on the splits that did not train it."""
-    backbone = load_backbone_folder(folder)
-    assert backbone.head is not None
-    train = data.splits["train"]
-    assert train.labels is not None
-    groups = ClassGroups.from_counts(torch.bincount(torch.from_numpy(train.labels)))
-    metrics: dict[str, dict[str, float | None]] = {}
-    for split in ("val", "test"):
-        if split in data.splits:
-            images = data.splits[split]
-            features = extract_features(backbone, images, device=device)
-            labels = torch.from_numpy(images.labels)
-            predictions = predict(backbone.head, features)
-            metrics[split] = evaluate(predictions, labels, groups, num_classes=backbone.head.num_classes).metrics
-    return metrics
+        whole = (
+            f"the last good checkpoint is {out / CHECKPOINT}" if (out / CHECKPOINT).is_file() else "no checkpoint yet"
+        )
+        raise DivergedError(f"{error}; {whole}") from error
+    keep(LAST)
+    if job.ranks.leads:
+        shutil.copyfile(out / (BEST if val is not None else LAST), out / MODEL)

@@ -11,6 +11,7 @@ from selmix.errors import UsageError
 from selmix.faults import read_toml
 
 CHECKPOINT, LOG, RECIPE, MANIFEST = "checkpoint.pt", "metrics.jsonl", "recipe.toml", "manifest.json"
+SPLITS_FILE = "splits.json"
 LAST, BEST, MODEL = "last.safetensors", "best.safetensors", "model.safetensors"
 
 

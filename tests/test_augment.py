@@ -25,6 +25,10 @@ def crops_and_flips(image: torch.Tensor, padding: int) -> dict[tuple[int, int, b
     return outcomes
 
 
+def drawn_seeds(count: int, seed: int) -> torch.Tensor:
+    return torch.randint(1 << 62, (count,), generator=torch.Generator().manual_seed(seed))
+
+
 def outcome_of(image: torch.Tensor, result: torch.Tensor, padding: int) -> tuple[int, int, bool]:
     matches = [key for key, value in crops_and_flips(image, padding).items() if torch.equal(value, result)]
     assert len(matches) == 1, f"the result is {len(matches)} of the possible crops and flips"
@@ -35,7 +39,7 @@ def outcome_of(image: torch.Tensor, result: torch.Tensor, padding: int) -> tuple
 def test_every_result_is_a_crop_or_mirrored_crop_of_its_own_padded_image(padding, height, width):
     images = random_images(20, height=height, width=width)
     original = images.clone()
-    results = random_crop_flip(images, padding=padding, generator=torch.Generator().manual_seed(1))
+    results = random_crop_flip(images, drawn_seeds(20, 1), padding=padding)
     assert results.shape == images.shape
     assert results.dtype == torch.uint8
     assert torch.equal(images, original)
@@ -47,7 +51,7 @@ def test_every_result_is_a_crop_or_mirrored_crop_of_its_own_padded_image(padding
 
 def test_without_padding_an_image_comes_back_or_its_mirror():
     images = random_images(30)
-    results = random_crop_flip(images, padding=0, generator=torch.Generator().manual_seed(2))
+    results = random_crop_flip(images, drawn_seeds(30, 2), padding=0)
     mirrors = torch.stack([images[..., x] for x in (4, 3, 2, 1, 0)], -1)
     kept = [torch.equal(result, image) for result, image in zip(results, images, strict=True)]
     mirrored = [torch.equal(result, mirror) for result, mirror in zip(results, mirrors, strict=True)]
@@ -57,18 +61,27 @@ def test_without_padding_an_image_comes_back_or_its_mirror():
 
 def test_offsets_and_mirroring_are_uniform():
     image = random_images(1, height=3, width=3)
-    results = random_crop_flip(image.expand(1800, 3, 3, 3), padding=1, generator=torch.Generator().manual_seed(3))
+    results = random_crop_flip(image.expand(1800, 3, 3, 3), drawn_seeds(1800, 3), padding=1)
     drawn = [outcome_of(image[0], result, 1) for result in results.unbind()]
     counts = [drawn.count(key) for key in crops_and_flips(image[0], 1)]
     assert sum(counts) == 1800
     assert chisquare(counts).pvalue > 1e-3  # 18 outcomes
 
 
-def test_results_repeat_with_the_generator_and_leave_the_global_one_alone():
-    images, before = random_images(16), torch.get_rng_state()
-    first, again, other = (
-        random_crop_flip(images, padding=2, generator=torch.Generator().manual_seed(seed)) for seed in (4, 4, 5)
-    )
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+def test_the_result_of_an_image_depends_on_its_seed_alone():
+    images, seeds, before = random_images(16), drawn_seeds(16, 4), torch.get_rng_state()
+    together = random_crop_flip(images, seeds, padding=2)
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(random_crop_flip(images[order], seeds[order], padding=2), together[order])
+    assert torch.equal(random_crop_flip(images[3:4], seeds[3:4], padding=2), together[3:4])
+    assert not torch.equal(random_crop_flip(images, drawn_seeds(16, 5), padding=2), together)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_seed_says_where_the_crop_is_by_hand():
+    # 3 places a side with a padding of 1: 17 = 2 + 3 (2 + 3 (1)) is row 2, column 2, mirrored
+    image = torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8)[None, None]
+    result = random_crop_flip(image, torch.tensor([2 + 3 * 2 + 9]), padding=1)
+    assert result[0, 0].tolist() == [[0, 4], [0, 0]]
+    middle = random_crop_flip(image, torch.tensor([1 + 3 * 1 + 0]), padding=1)
+    assert middle[0, 0].tolist() == [[1, 2], [3, 4]]

@@ -28,8 +28,8 @@ from selmix.baselines.tau_norm import EXPONENTS, tau_normalised, tuned_tau_norm
 from selmix.baselines.weight_scaling import scaled_head
 from selmix.features.labeled import LabeledFeatures
 from selmix.heads import LinearHead
+from selmix.losses.smoothing import label_aware_smoothing, smoothed_targets
 from selmix.metrics import METRICS
-from selmix.smoothing import label_aware_smoothing, smoothed_targets
 
 pytestmark = pytest.mark.usefixtures("_quick_retraining")
 

@@ -7,16 +7,17 @@ import pytest
 from selmix.errors import UsageError
 from selmix.recipe import (
     FinetuneRecipe,
-    TrainRecipe,
     build_recipe,
     load_recipe,
     parse_assignments,
     refine_settings,
-    supervised_settings,
 )
 from selmix.shipped import shipped_recipe
-from selmix.stage1.supervised import SupervisedSettings
+from selmix.stage1.autobalance_settings import AutoBalanceSettings
+from selmix.stage1.retraining import RetrainSettings
+from selmix.stage1.settings import SupervisedSettings
 from selmix.stage2.settings import RefineSettings
+from selmix.train_recipe import TrainRecipe, supervised_settings
 
 ROOT = Path(__file__).parent.parent
 
@@ -143,7 +144,15 @@ def documented(section: str) -> dict[str, str]:
     return {row[1].strip().strip("`"): row[2].strip().strip("`") for row in rows}
 
 
-@pytest.mark.parametrize(("section", "kind"), [("stage2", RefineSettings), ("stage1", SupervisedSettings)])
+@pytest.mark.parametrize(
+    ("section", "kind"),
+    [
+        ("stage2", RefineSettings),
+        ("stage1", SupervisedSettings),
+        ("classifier", RetrainSettings),
+        ("autobalance", AutoBalanceSettings),
+    ],
+)
 def test_the_documented_defaults_are_the_defaults(section, kind):
     shown = documented(section)
     assert list(shown) == [field.name for field in dataclasses.fields(kind)]
@@ -153,4 +162,5 @@ def test_the_documented_defaults_are_the_defaults(section, kind):
         if field.default is None:
             assert text == "automatic"
         else:
-            assert field.default == (text if isinstance(field.default, str) else tomllib.loads(f"v = {text}")["v"])
+            told = text if isinstance(field.default, str) else tomllib.loads(f"v = {text}")["v"]
+            assert field.default == (tuple(told) if isinstance(told, list) else told)

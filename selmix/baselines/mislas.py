@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from selmix.features.labeled import LabeledFeatures
 from selmix.features.space import FeatureSpace
 from selmix.heads import LinearHead
+from selmix.losses.smoothing import label_aware_smoothing, smoothed_targets
 from selmix.pairs import ClassMembers
-from selmix.smoothing import label_aware_smoothing, smoothed_targets
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch
 from selmix.descent import cross_entropy_step_
 from selmix.features.pool import Pool
 from selmix.heads import LinearHead
+from selmix.losses.smoothing import label_aware_smoothing, smoothed_targets
 from selmix.pairs import ClassMembers
-from selmix.smoothing import label_aware_smoothing, smoothed_targets
 
 
 @dataclass(frozen=True)

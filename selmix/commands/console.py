@@ -3,17 +3,28 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import track as rich_track
+from rich.text import Text
 
 from selmix.errors import SelmixError, UsageError
 from selmix.features.extract import Track
 from selmix.ranks import join_ranks
+from selmix.training_job import Bar, no_bar
 
 INTERRUPTED = 130
 _GRACE = 5  # seconds: torchrun ends all processes soon after one has failed; what they all have to say, one says
@@ -74,3 +85,26 @@ def progress(*, quiet: bool) -> Track | None:
         return rich_track(items, description, total=total, console=err, transient=True)
 
     return bar
+
+
+class _Speed(ProgressColumn):
+    """Images a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f} images/s" if task.speed else "")
+
+
+@contextmanager
+def image_bar(*, quiet: bool) -> Iterator[Bar]:
+    """Show how many images a training has seen, how fast, and the time left, on stderr where somebody sees it."""
+    if quiet or not sys.stderr.isatty():
+        yield no_bar
+        return
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _Speed(), TimeRemainingColumn()
+    with Progress(*columns, console=err, transient=True) as shown:
+
+        def bar(description: str, images: int, done: float) -> Callable[[int], object]:
+            task = shown.add_task(description, total=images, completed=int(done * images))
+            return lambda count: shown.advance(task, count)
+
+        yield bar

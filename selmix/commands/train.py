@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 
-from selmix.commands.console import alone, out, progress
+from selmix.commands.console import guarded, image_bar, out
 from selmix.commands.options import Debug, Device, DeviceName, Json, Out, Quiet
 from selmix.pipeline import choose_device
-from selmix.recipe import TrainRecipe, load_recipe, parse_assignments
+from selmix.ranks import join_ranks
+from selmix.recipe import load_recipe, parse_assignments
+from selmix.train_recipe import TrainRecipe
 from selmix.training import train_backbone
 
 
@@ -26,18 +28,27 @@ def train(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train a backbone on the train split (mixup), and write its weights and manifest."""
-    with alone("train", quiet=quiet, debug=debug):
+    """Train a backbone on the train split, and write its weights and manifest.
+
+    An interrupted training goes on from the last epoch with --resume, as if nothing had happened.
+
+    Several processes share each batch: torchrun --nproc-per-node 2 -m selmix train ...
+    """
+    ranks = join_ranks()
+    with guarded(quiet=quiet, debug=debug, silent=not ranks.leads), image_bar(quiet=quiet or not ranks.leads) as bar:
         manifest = train_backbone(
             load_recipe(recipe, TrainRecipe, parse_assignments(settings or [])),
             folder,
             device=choose_device(device),
+            ranks=ranks,
             resume=resume,
-            track=progress(quiet=quiet),
+            bar=bar,
         )
-        if as_json:
-            print(json.dumps(manifest, indent=1))
-        elif not quiet:
-            for split, metrics in manifest["metrics"].items():
-                out.print(f"{split}: accuracy {metrics['accuracy']:.3f}, min_recall {metrics['min_recall']:.3f}")
-            out.print(f"written: {folder / 'model.safetensors'}, {folder / 'manifest.json'}")
+    if not ranks.leads:
+        return
+    if as_json:
+        print(json.dumps(manifest, indent=1))
+    elif not quiet:
+        for split, metrics in manifest["metrics"].items():
+            out.print(f"{split}: accuracy {metrics['accuracy']:.3f}, min_recall {metrics['min_recall']:.3f}")
+        out.print(f"written: {folder / 'model.safetensors'}, {folder / 'manifest.json'}")

@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from PIL import Image
@@ -24,6 +24,16 @@ logger = logging.getLogger("selmix")
 _PREFETCHED = 2  # batches a worker is ahead
 _FEW = 512  # images for which no process is worth starting
 _MOST_WORKERS = 16
+
+_Made = TypeVar("_Made", covariant=True)
+
+
+class Numbered(Protocol[_Made]):
+    """What a number stands for, 0..len - 1; it can be pickled."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> _Made: ...
 
 
 class Reading(NamedTuple):
@@ -121,19 +131,24 @@ class Batches(Dataset[Batch]):
         )
 
 
-def read_ahead(batches: Batches, *, workers: int, pinned: bool = False) -> Generator[Batch, None, None]:
+def read_ahead(batches: Numbered[_Made], *, workers: int, pinned: bool = False) -> Generator[_Made, None, None]:
     """Yield all batches in order, decoded in worker processes; in this one if they cannot start, or die.
 
     Args:
         batches: what to decode.
         workers: processes; 0 for none.
-        pinned: whether pixels go into memory from which a GPU can fetch them by itself.
+        pinned: whether tensors go into memory from which a GPU can fetch them by itself.
     """
     done = 0
     if workers and len(batches):
         # what comes out is the same with and without workers, so one that dies costs speed alone
         loader = DataLoader(
-            batches, batch_size=None, num_workers=workers, prefetch_factor=_PREFETCHED, pin_memory=pinned
+            cast(Dataset[_Made], batches),
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=_PREFETCHED,
+            pin_memory=pinned,
+            generator=torch.Generator(),  # else the seeds of the workers are drawn from the global stream
         )
         try:
             with warnings.catch_warnings():

@@ -8,7 +8,7 @@ Source: Li et al., "AutoBalance: Optimized Loss Functions for Imbalanced Data", 
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -22,15 +22,15 @@ from selmix.stage1.hypergradient import Tree, conjugate_gradient, dot, largest_e
 from selmix.stage1.hyperstep import trained_parameters, training_products, validation_gradient
 from selmix.stage1.images import TrainingImages
 from selmix.stage1.personal import perturb, spherical_noise
+from selmix.stage1.placing import in_order
 from selmix.stage1.plan import EpochPlan, plan_epoch
 from selmix.stage1.schedules import learning_rate, steps, warmup
 from selmix.stage1.settings import SupervisedSettings
 from selmix.stage1.state import TrainingState
-from selmix.stage1.supervised import Batch, check_finite, gradient_step, planned_batches, prepare_network
+from selmix.stage1.supervised import Batch, check_finite, gradient_step, own_stream, planned_batches, prepare_network
 
 logger = logging.getLogger("selmix")
 
-_EVALUATION_BATCH = 256
 # power iteration: at the first step on the loss, then one product every so many steps, going on from its last vector
 _FIRST_ITERATIONS, _REFRESH_EVERY, _MEMORY = 10, 5, 0.9
 _BLOWN_UP = 100.0  # a series whose last term is that much longer than its first tells nothing
@@ -97,6 +97,7 @@ def search(
     supervised: SupervisedSettings,
     *,
     seed: int,
+    advance: Callable[[int], object] = lambda count: None,
 ) -> Iterator[dict[str, float]]:
     """Train the network and its loss in place from where they stand, and yield a record after each epoch.
 
@@ -111,6 +112,7 @@ def search(
         settings: of the search.
         supervised: of the loop.
         seed: of order, augmentation and mixing.
+        advance: is told after each step how many images it took, to show progress.
 
     Raises:
         UsageError: if the search would begin after the last epoch.
@@ -126,23 +128,27 @@ def search(
         losses: list[torch.Tensor] = []
         began = time.monotonic()
         state.model.train()
-        for step, batch in enumerate(planned_batches(plan, train, ALONE)):
-            here = derived_seed(seed, f"autobalance/epoch {epoch}, step {step}")
-            tables = design.tables(searching.alpha)
-            batch = _perturbed(batch, tables, seed=here) if design.noise_max else batch
-            rate = learning_rate(supervised, epoch=epoch, step=step, steps_per_epoch=len(plan.mix))
-            losses.append(gradient_step(state, network, batch, tables.objective(), supervised, rate=rate, epoch=epoch))
-            if epoch >= settings.start_epoch and (epoch * len(plan.mix) + step) % settings.interval == 0:
-                for group in searching.optimizer.param_groups:
-                    group["lr"] = loss_learning_rate(settings, at=epoch + (step + 1) / len(plan.mix))
-                hyper_step(state, searching, train, val, design, settings, supervised, seed=here)
-                check_finite(losses, epoch=epoch)
-        check_finite(losses, epoch=epoch)
+        with own_stream(state.model, seed=seed, epoch=epoch):
+            for step, batch in enumerate(planned_batches(plan, train, parts=supervised.accumulation)):
+                here = derived_seed(seed, f"autobalance/epoch {epoch}, step {step}")
+                tables = design.tables(searching.alpha)
+                batch = _perturbed(batch, tables, seed=here) if design.noise_max else batch
+                rate = learning_rate(supervised, epoch=epoch, step=step, steps_per_epoch=len(plan.mix))
+                losses.append(
+                    gradient_step(state, network, batch, tables.objective(), supervised, rate=rate, epoch=epoch)
+                )
+                if epoch >= settings.start_epoch and (epoch * len(plan.mix) + step) % settings.interval == 0:
+                    for group in searching.optimizer.param_groups:
+                        group["lr"] = loss_learning_rate(settings, at=epoch + (step + 1) / len(plan.mix))
+                    hyper_step(state, searching, train, val, design, settings, supervised, seed=here)
+                    check_finite(losses, epoch=epoch)
+                advance(len(batch.labels))
+        mean_loss = check_finite(losses, epoch=epoch)
         state.model.eval()
         state.epochs = epoch + 1
         record = {
             "epoch": epoch + 1,
-            "loss": float(torch.stack(losses).mean()),
+            "loss": mean_loss,
             "learning_rate": rate,
             "images_per_second": plan.positions.numel() / (time.monotonic() - began),
             "hyper_steps": searching.hyper_steps,
@@ -232,8 +238,7 @@ def validation_error(
 ) -> float:
     """Return the errors of the raw logits on all of validation, put together as the search's goals say."""
     goals = settings.goals(design)
-    chunks = torch.arange(len(images.labels)).split(_EVALUATION_BATCH)
-    outputs = images.loads((chunk, torch.zeros_like(chunk)) for chunk in chunks)
+    outputs = images.loads(in_order(torch.arange(len(images.labels))))
     wrong = torch.cat([state.kept(inputs).argmax(1).cpu() for inputs in outputs]) != images.labels // goals.num_groups
     sums = torch.bincount(images.labels, wrong.double(), minlength=goals.num_cells)
     counts = torch.bincount(images.labels, minlength=goals.num_cells)

@@ -63,9 +63,9 @@ class LossTables:
         return {field.name: getattr(self, field.name).double().tolist() for field in fields(self)}
 
     @classmethod
-    def from_dict(cls, values: dict[str, list[list[float]]]) -> "LossTables":
-        """Return the tables of `to_dict`."""
-        return cls(**{field.name: torch.tensor(values[field.name]) for field in fields(cls)})
+    def from_dict(cls, values: dict[str, list[list[float]]], *, device: torch.device | str = "cpu") -> "LossTables":
+        """Return the tables of `to_dict`, on a device."""
+        return cls(**{field.name: torch.tensor(values[field.name], device=device) for field in fields(cls)})
 
 
 @dataclass(frozen=True)

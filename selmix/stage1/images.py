@@ -1,4 +1,4 @@
-"""Training images, where they are and how they become the inputs of a network."""
+"""Training images that live on the device, and how pixels become the inputs of a network."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,19 +8,56 @@ import torch
 
 from selmix.stage1.augment import random_crop_flip
 
+Request = tuple[torch.Tensor, torch.Tensor]
+
 
 class TrainingImages(Protocol):
-    """The images that a network learns from.
+    """The images that a network learns from."""
 
-    Attributes:
-        labels: int64 [n], on the CPU.
-    """
+    @property
+    def labels(self) -> torch.Tensor:
+        """Return int64 [n], on the CPU."""
+        ...
 
-    labels: torch.Tensor
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Return the normalisation, per channel of images in [0, 1]."""
+        ...
 
-    def loads(self, requests: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[torch.Tensor]:
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Return that by which they are divided."""
+        ...
+
+    def loads(self, requests: Iterable[Request]) -> Iterator[torch.Tensor]:
         """Yield the inputs [b, c, h, w] of each request: int64 [b] positions, and int64 [b] seeds of augmentation."""
         ...
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What the device does to uint8 pixels.
+
+    Attributes:
+        mean: normalisation, per channel of images in [0, 1].
+        std: likewise.
+        crop_padding: pixels of padding before a random crop and mirroring; None for images as they are.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_padding: int | None = None
+
+    def __call__(self, pixels: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
+        """Return the inputs [b, c, h, w] of a network, given uint8 [b, c, h, w] and int64 [b]."""
+        if self.crop_padding is not None:
+            seeds = seeds.to(pixels.device, non_blocking=True)
+            pixels = random_crop_flip(pixels, seeds, padding=self.crop_padding)
+        shift, scale = (
+            torch.tensor(values).mul(255).view(1, -1, 1, 1).to(pixels.device, non_blocking=True)
+            for values in (self.mean, self.std)
+        )
+        return (pixels.float() - shift) / scale
 
 
 @dataclass(frozen=True)
@@ -41,12 +78,9 @@ class DeviceImages:
     std: tuple[float, ...]
     crop_padding: int | None = None
 
-    def loads(self, requests: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[torch.Tensor]:
+    def loads(self, requests: Iterable[Request]) -> Iterator[torch.Tensor]:
         """Yield the inputs [b, c, h, w] of each request: int64 [b] positions, and int64 [b] seeds of augmentation."""
-        device = self.pixels.device
-        shift, scale = (torch.tensor(values, device=device).view(1, -1, 1, 1) * 255 for values in (self.mean, self.std))
+        finish = Finish(self.mean, self.std, self.crop_padding)
         for positions, seeds in requests:
-            batch = self.pixels[positions.to(device)]
-            if self.crop_padding is not None:
-                batch = random_crop_flip(batch, seeds.to(device), padding=self.crop_padding)
-            yield (batch.float() - shift) / scale
+            # what comes from the CPU does not wait for the device, so that steps can be prepared ahead of it
+            yield finish(self.pixels[positions.to(self.pixels.device, non_blocking=True)], seeds)

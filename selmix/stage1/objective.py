@@ -25,12 +25,16 @@ class Objective:
         weights_from: the first epoch, from 0, in which they do (deferred re-weighting).
         divide_by: what the weighted losses of a batch are divided by: the number of images, as the authors of the
             class-balanced loss do, or the sum of weights, as `torch.nn.functional.cross_entropy` does.
+        cosine_scale: where the losses want cosines for logits, what they multiply them with; else None.
+        one_vs_rest: whether the losses judge each class against the rest.
     """
 
     losses: Losses = cross_entropy
     class_weights: torch.Tensor | None = None
     weights_from: float = 0
     divide_by: Literal["batch", "weight"] = "batch"
+    cosine_scale: float | None = None
+    one_vs_rest: bool = False
 
     def share(self, logits: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor, *, epoch: int) -> torch.Tensor:
         """Return what some rows contribute to the mean loss of a batch; the shares of all rows add up to it.

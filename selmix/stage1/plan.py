@@ -44,9 +44,7 @@ def plan_epoch(labels: torch.Tensor, settings: SupervisedSettings, *, epoch: int
     generator = torch_generator(seed, f"stage1/epoch {epoch}")
     batch = min(settings.batch_size, len(labels))
     steps = len(labels) // batch
-    order = epoch_order(
-        labels, settings.sampler, progress=epoch / max(1, settings.epochs - 1), generator=generator
-    )
+    order = epoch_order(labels, settings.sampler, progress=epoch / max(1, settings.epochs - 1), generator=generator)
     positions = order[: steps * batch].view(steps, batch)
     seeds = torch.randint(_SEEDS, (steps, batch), generator=generator)
     partners = torch.arange(batch).expand(steps, batch)

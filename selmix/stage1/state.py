@@ -1,6 +1,8 @@
 """What training changes, and a checkpoint holds."""
 
 import io
+import pickle
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,22 +35,37 @@ class TrainingState:
     epochs: int = 0
 
     @classmethod
-    def begin(cls, model: nn.Module, settings: SupervisedSettings) -> "TrainingState":
-        """Return the state before the first step."""
+    def begin(
+        cls,
+        model: nn.Module,
+        settings: SupervisedSettings,
+        *,
+        factors: Mapping[nn.Parameter, float] | None = None,
+        undecayed: Collection[nn.Parameter] = (),
+    ) -> "TrainingState":
+        """Return the state before the first step.
+
+        Args:
+            model: image -> logits, on its device.
+            settings: of the loop.
+            factors: what the rate of a parameter is multiplied by.
+            undecayed: parameters without weight decay.
+        """
         device = next(model.parameters()).device
         if settings.channels_last:
             model.to(memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(
-            parameter_groups(model, settings),
+            parameter_groups(model, settings, factors=factors or {}, undecayed=undecayed),
             lr=settings.learning_rate,
             momentum=settings.momentum,
             nesterov=settings.nesterov,
         )
         average = None
         if settings.average_decay:
+            # in eval mode for good: it is never trained
             average = AveragedModel(
                 model, multi_avg_fn=get_ema_multi_avg_fn(settings.average_decay), use_buffers=True
-            )
+            ).eval()
         scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
         return cls(model, optimizer, scaler, average)
 
@@ -77,21 +94,35 @@ class TrainingState:
                 part.load_state_dict(content[name])
             self.epochs = content["epochs"]
             return dict(content["extra"])
+        except pickle.UnpicklingError as error:
+            raise DataError(f"{path} holds more than a checkpoint, or is damaged; remove it to begin anew") from error
         except Exception as error:  # whatever the readers raise on foreign bytes
-            raise DataError(f"{path} is damaged or belongs to another run ({error}); remove it to begin anew") from error
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise DataError(
+                f"{path} is damaged or belongs to another run ({reason}); remove it to begin anew"
+            ) from error
 
     def _parts(self) -> dict[str, Any]:
         parts = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler, "average": self.average}
         return {name: part for name, part in parts.items() if part is not None}
 
 
-def parameter_groups(model: nn.Module, settings: SupervisedSettings) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module,
+    settings: SupervisedSettings,
+    *,
+    factors: Mapping[nn.Parameter, float],
+    undecayed: Collection[nn.Parameter],
+) -> list[dict[str, Any]]:
     """Return the trainable parameters in groups of like weight decay and rate; `factor` multiplies the rate."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in trainable if settings.decay_all or parameter.ndim > 1]
-    others = [parameter for parameter in trainable if not settings.decay_all and parameter.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay, "factor": 1.0},
-        {"params": others, "weight_decay": 0.0, "factor": 1.0},
+    spared = set(undecayed)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            decays = parameter not in spared and (settings.decay_all or parameter.ndim > 1)
+            key = settings.weight_decay if decays else 0.0, factors.get(parameter, 1.0)
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "factor": factor}
+        for (decay, factor), parameters in groups.items()
     ]
-    return [group for group in groups if group["params"]]

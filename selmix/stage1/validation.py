@@ -5,23 +5,27 @@ from torch import nn
 
 from selmix.confusion import confusion_counts
 from selmix.evaluation import class_recalls
+from selmix.ranks import ALONE, Ranks
 from selmix.stage1.images import TrainingImages
-
-_BATCH = 256
+from selmix.stage1.placing import in_order
 
 
 @torch.no_grad()
-def validate(network: nn.Module, images: TrainingImages) -> dict[str, float]:
+def validate(network: nn.Module, images: TrainingImages, *, ranks: Ranks = ALONE) -> dict[str, float]:
     """Return accuracy, mean recall and minimum recall of a network in eval mode.
 
     Args:
         network: image -> logits [b, k].
         images: not augmented.
+        ranks: the processes that share the images.
     """
-    chunks = torch.arange(len(images.labels)).split(_BATCH)
-    outputs = [network(inputs) for inputs in images.loads((chunk, torch.zeros_like(chunk)) for chunk in chunks)]
-    logits = torch.cat(outputs).cpu()
-    counts = confusion_counts(images.labels, logits.argmax(1), num_classes=logits.shape[1])
+    own = torch.arange(len(images.labels)).tensor_split(ranks.count)[ranks.rank]
+    predictions, num_classes = [], 0
+    for inputs in images.loads(in_order(own)):
+        logits = network(inputs)
+        predictions.append(logits.argmax(1))
+        num_classes = logits.shape[1]
+    counts = ranks.total(confusion_counts(images.labels[own], torch.cat(predictions).cpu(), num_classes=num_classes))
     recalls = class_recalls(counts)
     return {
         "accuracy": float(counts.diagonal().sum() / counts.sum()),

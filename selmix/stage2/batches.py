@@ -7,8 +7,8 @@ import torch
 
 from selmix.features.pool import Pool
 from selmix.features.space import FeatureSpace
+from selmix.losses.smoothing import smoothed_targets
 from selmix.pairs import ClassMembers, draw_pairs
-from selmix.smoothing import smoothed_targets
 
 _CELLS = 1 << 17  # numbers of mixed features and targets in memory at a time, but at least one step's
 

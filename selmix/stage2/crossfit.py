@@ -13,11 +13,11 @@ from selmix.features.labeled import LabeledFeatures
 from selmix.features.pool import Pool
 from selmix.features.rows import Rows, StackedRows
 from selmix.heads import LinearHead
+from selmix.losses.smoothing import label_aware_smoothing
 from selmix.pairs import ClassMembers
 from selmix.predictions import Predictions, predict
 from selmix.ranks import ALONE, Ranks
 from selmix.seeding import own_generator
-from selmix.smoothing import label_aware_smoothing
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,71 @@
+"""The manifest of a trained backbone: what it is, what it was trained on, and what it can do."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import selmix
+from selmix.backbones import load_backbone_folder
+from selmix.checkpoints import file_digest, write_atomically
+from selmix.data.images import ImageData
+from selmix.evaluation import ClassGroups, evaluate
+from selmix.features.extract import extract_features
+from selmix.predictions import predict
+from selmix.training_run import MANIFEST, MODEL
+
+
+def write_manifest(
+    out: Path,
+    identity: dict[str, Any],
+    request: dict[str, Any],
+    data: ImageData,
+    history: dict[str, Any],
+    *,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Write the manifest of the backbone in `out`, with its metrics on val and test, and return it.
+
+    Args:
+        out: folder with the weights.
+        identity: architecture, class table, input size and normalisation.
+        request: the recipe, every default filled in.
+        data: what it was trained on.
+        history: what is worth telling of the training.
+        device: where to evaluate.
+    """
+    train = data.splits["train"]
+    assert train.labels is not None
+    counts = torch.bincount(torch.from_numpy(train.labels), minlength=len(data.class_names))
+    manifest = identity | {
+        "name": request["name"],
+        "class_counts": counts.tolist(),
+        "data": {"name": request["data"], "split": "train", "digest": data.digest},
+        "recipe": request,
+        "licence": request["licence"],
+        "history": history,
+        "versions": {"selmix": selmix.__version__, "torch": torch.__version__},
+        "sha256": file_digest(out / MODEL),
+    }
+    path = out / MANIFEST
+    # the weights are read back from disk and judged as a user gets them, for which they need their manifest
+    write_atomically(path, json.dumps(manifest, indent=1) + "\n")
+    manifest["metrics"] = _metrics(out, data, ClassGroups.from_counts(counts), device)
+    write_atomically(path, json.dumps(manifest, indent=1) + "\n")
+    return manifest
+
+
+def _metrics(
+    folder: Path, data: ImageData, groups: ClassGroups, device: torch.device
+) -> dict[str, dict[str, float | None]]:
+    backbone = load_backbone_folder(folder)
+    assert backbone.head is not None
+    metrics: dict[str, dict[str, float | None]] = {}
+    for split in ("val", "test"):
+        if split in data.splits:
+            images = data.splits[split]
+            predictions = predict(backbone.head, extract_features(backbone, images, device=device))
+            labels = torch.from_numpy(images.labels)
+            metrics[split] = evaluate(predictions, labels, groups, num_classes=backbone.head.num_classes).metrics
+    return metrics

@@ -1,0 +1,129 @@
+"""The recipe of stage one, and the settings in its tables."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, Field
+
+from selmix.errors import UsageError, suggestion
+from selmix.faults import STRICT
+from selmix.recipe import build_settings
+from selmix.stage1.autobalance_settings import AutoBalanceSettings
+from selmix.stage1.loss_settings import LOSSES
+from selmix.stage1.loss_weights import LossSettings
+from selmix.stage1.retraining import RetrainSettings
+from selmix.stage1.settings import SupervisedSettings
+
+_Built = TypeVar("_Built")
+
+
+class TrainRecipe(BaseModel):
+    """A stage-one run: which architecture, which data, which loss; what is None is measured or left as it is.
+
+    Attributes:
+        start: a backbone whose weights are the first ones, as `--backbone` names it; none: random weights.
+        trains: beginnings of the names of the modules that learn, such as `layer4` or `fc`; empty: all.
+        val_fraction: of train that is set aside, class by class, as val.
+        stage1: of the loop.
+        loss: its `name` and settings.
+        classifier: of the retraining of the classifier alone, on class-balanced batches; empty: the network is trained.
+        search: of the loop that searches a loss; its keys replace those of `stage1`.
+        autobalance: of the search of a loss (AutoBalance); empty: there is none.
+    """
+
+    model_config = STRICT
+
+    name: str
+    architecture: str
+    data: str
+    input_size: tuple[int, int] = (32, 32)
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    licence: str = ""
+    seed: int = 0
+    start: str | None = None
+    trains: list[str] = []
+    val_fraction: float | None = Field(default=None, gt=0, lt=1)
+    stage1: dict[str, Any] = {}
+    loss: dict[str, Any] = {}
+    classifier: dict[str, Any] = {}
+    search: dict[str, Any] = {}
+    autobalance: dict[str, Any] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """The settings of a stage-one run, checked.
+
+    Attributes:
+        stage1: of the loop.
+        loss: of the loss.
+        classifier: of the retraining of the classifier; None where the network is trained.
+        search: of the loop that searches a loss.
+        autobalance: of the search; None where there is none.
+    """
+
+    stage1: SupervisedSettings
+    loss: LossSettings
+    classifier: RetrainSettings | None
+    search: SupervisedSettings
+    autobalance: AutoBalanceSettings | None
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the tables of the recipe with every default filled in; absent ones are empty."""
+        tables = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: {} if table is None else dataclasses.asdict(table) for name, table in tables.items()}
+
+
+def train_settings(recipe: TrainRecipe) -> TrainSettings:
+    """Check and build all settings of a stage-one run.
+
+    Raises:
+        UsageError: with the faults of all tables.
+    """
+    faults: list[str] = []
+
+    def table(name: str, build: Callable[[dict[str, Any]], _Built], values: dict[str, Any]) -> _Built | None:
+        try:
+            return build(values)
+        except UsageError as error:
+            faults.append(f"[{name}] {error}")
+            return None
+
+    stage1 = table("stage1", supervised_settings, recipe.stage1)
+    loss = table("loss", loss_settings, recipe.loss)
+    classifier = table("classifier", partial(build_settings, RetrainSettings), recipe.classifier)
+    found = table("autobalance", partial(build_settings, AutoBalanceSettings), recipe.autobalance)
+    search = table("search", supervised_settings, recipe.stage1 | recipe.search) if stage1 else None
+    for name, other in (("loss", recipe.loss), ("classifier", recipe.classifier)):
+        if recipe.autobalance and other:
+            faults.append(f"[{name}] does not go with [autobalance], which finds the loss of the whole network")
+    if recipe.search and not recipe.autobalance:
+        faults.append("[search] goes with [autobalance]")
+    if stage1 and loss and loss.weights_from >= stage1.epochs:
+        faults.append(f"[loss] weights_from must be below epochs, got {loss.weights_from} and {stage1.epochs}")
+    if found and search and recipe.autobalance:
+        try:
+            found.check_beside(search)
+        except UsageError as error:
+            faults.append(f"[autobalance] {error}")
+    if faults or not (stage1 and loss and classifier and search and found):
+        raise UsageError("; ".join(faults))
+    return TrainSettings(
+        stage1, loss, classifier if recipe.classifier else None, search, found if recipe.autobalance else None
+    )
+
+
+def supervised_settings(values: dict[str, Any]) -> SupervisedSettings:
+    """Check and build the settings of the supervised loop; faults are raised as UsageError."""
+    return build_settings(SupervisedSettings, values)
+
+
+def loss_settings(values: dict[str, Any]) -> LossSettings:
+    """Check and build the settings of the loss that `name` says; faults are raised as UsageError."""
+    name = values.get("name", "cross_entropy")
+    if name not in LOSSES:
+        raise UsageError(f"name: there is no loss {name!r}: {suggestion(str(name), LOSSES)}")
+    return build_settings(LOSSES[name], values)
