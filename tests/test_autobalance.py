@@ -192,7 +192,13 @@ def images(count, seed, classes=3):
 def network():
     torch.manual_seed(1)
     return nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.2),
+        nn.Linear(4, 3),
     )
 
 
@@ -343,6 +349,12 @@ def test_validation_error_by_hand():
     wrong = state.model(val.inputs).argmax(1) != val.labels
     expected = (wrong[:4].double().mean() + wrong[4:].double().mean()) / 2
     assert 0 < expected < 1
+    assert validation_error(state, val, design, SEARCH) == pytest.approx(float(expected))
+    # two groups: cells 0, 0, 1, 1, 2, 3, of the classes 0, 0, 0, 0, 1, 1
+    state, design, _ = begin(points([3, 3, 3, 3], 0), groups=2)
+    val = Points(inputs, torch.tensor([0, 0, 1, 1, 2, 3]))
+    wrong = (state.model(val.inputs).argmax(1) != torch.tensor([0, 0, 0, 0, 1, 1])).double()
+    expected = (wrong[:2].mean() + wrong[2:4].mean() + wrong[4] + wrong[5]) / 4
     assert validation_error(state, val, design, SEARCH) == pytest.approx(float(expected))
 
 
