@@ -1,4 +1,4 @@
-"""A training that is killed on the way, as tests/test_stage1_state.py runs it: FOLDER, and where it dies."""
+"""A training that is killed on the way, as tests/test_stage1_state.py runs it; its word is the checkpoint."""
 
 import os
 import signal
@@ -66,13 +66,7 @@ def die(*_: object) -> None:
 
 
 if __name__ == "__main__":
-    folder, place = Path(sys.argv[1]), sys.argv[2]
-    if place == "step":  # in the midst of the third epoch
-        calls = iter(range(2 * STEPS + 2))
-        step = torch.optim.SGD.step
-        torch.optim.SGD.step = lambda self, *rest: step(self, *rest) if next(calls, None) is not None else die()
-    else:  # when the second checkpoint is written, but not in its place
-        calls = iter(range(1))
-        replace = Path.replace
-        Path.replace = lambda self, target: replace(self, target) if next(calls, None) is not None else die()
-    train(folder / "checkpoint.pt")
+    # in the midst of the third epoch
+    calls, step = iter(range(2 * STEPS + 2)), torch.optim.SGD.step
+    torch.optim.SGD.step = lambda self, *rest: step(self, *rest) if next(calls, None) is not None else die()
+    train(Path(sys.argv[1]))

@@ -5,10 +5,9 @@ import shutil
 
 import numpy as np
 import pytest
-from builders import image_split, noise_image, write_image_folder, write_images
+from builders import noise_image, write_image_folder, write_images
 from PIL import Image
 
-from selmix.data.images import stack_images
 from selmix.data.sources import open_images
 from selmix.errors import DataError
 
@@ -146,16 +145,6 @@ def test_images_of_every_mode_become_rgb(root, mode):
     image = open_images(str(root)).splits["train"].images.open(1)
     assert image.mode == "RGB"
     np.testing.assert_array_equal(np.asarray(image), np.array([[[0] * 3] * 2 + [[255] * 3] * 2] * 2))
-
-
-def test_stack_is_channels_first_and_resizes_only_what_differs():
-    exact, wide = noise_image(0, (3, 2)), Image.new("RGB", (12, 4), (10, 20, 30))
-    stack = stack_images(image_split([exact, wide]), (2, 3))
-    assert stack.shape == (2, 3, 2, 3)
-    assert stack.dtype == np.uint8
-    for channel in range(3):
-        assert stack[0, channel].tolist() == [[exact.getpixel((x, y))[channel] for x in range(3)] for y in range(2)]
-        assert (stack[1, channel] == (10, 20, 30)[channel]).all()
 
 
 def test_subset_keeps_the_given_order(root):

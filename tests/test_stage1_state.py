@@ -32,14 +32,29 @@ def uninterrupted(tmp_path_factory):
 
 
 def test_a_killed_training_goes_on_as_if_it_had_not_stopped(tmp_path, uninterrupted):
-    epochs = []
-    for place in ("save", "step"):
-        command = [sys.executable, killed_trainer.__file__, tmp_path, place]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=ENVIRONMENT)
-        assert ended.returncode == -9, ended.stderr
-        epochs.append(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["epochs"])
-    assert epochs == [1, 3]  # the second begins after the first epoch, and does two and a half
-    assert_same(tensors(train(tmp_path / "checkpoint.pt")), uninterrupted)
+    checkpoint = tmp_path / "checkpoint.pt"
+    command = [sys.executable, killed_trainer.__file__, checkpoint]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=ENVIRONMENT)
+    assert ended.returncode == -9, ended.stderr
+    assert torch.load(checkpoint, weights_only=True)["epochs"] == 2
+    assert_same(tensors(train(checkpoint)), uninterrupted)
+
+
+def test_a_checkpoint_that_is_half_written_takes_no_place(tmp_path, monkeypatch, uninterrupted):
+    checkpoint = tmp_path / "checkpoint.pt"
+    calls, replace = iter(range(2)), Path.replace
+
+    def interrupted(self, target):
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(checkpoint)
+    monkeypatch.undo()
+    assert torch.load(checkpoint, weights_only=True)["epochs"] == 2
+    assert_same(tensors(train(checkpoint)), uninterrupted)
 
 
 @pytest.mark.parametrize("changes", [{"precision": "float16"}, {"accumulation": 2, "checkpoint_every": 2}], ids=str)

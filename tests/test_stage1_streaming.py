@@ -81,6 +81,16 @@ def test_the_number_of_workers_changes_no_bit(augmentation, monkeypatch):
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_an_image_is_resized_only_where_it_differs():
+    exact, wide = noise_image(0, (3, 2)), Image.new("RGB", (12, 4), (10, 20, 30))
+    own = Resized((2, 3))(exact)
+    for channel in range(3):
+        assert own[channel].tolist() == [[exact.getpixel((x, y))[channel] for x in range(3)] for y in range(2)]
+    resized = Resized((2, 3))(wide)
+    assert resized.dtype == torch.uint8
+    assert resized.tolist() == [[[level] * 3] * 2 for level in (10, 20, 30)]
+
+
 def test_a_random_crop_depends_on_image_and_seed_alone():
     reader = Reader(noise_split().images, Resized((8, 8)), RandomCrop((8, 8), colour=True))
     whole = torch.arange(12), torch.arange(12) + 7

@@ -216,15 +216,3 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "P":
         image = image.convert("RGBA")
     return image.convert("RGB")
-
-
-def stack_images(split: ImageSplit, size: tuple[int, int]) -> np.ndarray:
-    """Read all images into one array, uint8 [n, 3, height, width], resized where they differ from `size`."""
-    height, width = size
-    stack = np.empty((len(split.ids), 3, height, width), dtype=np.uint8)
-    for position in range(len(split.ids)):
-        image = split.images.open(position)
-        if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
-        stack[position] = np.asarray(image).transpose(2, 0, 1)
-    return stack
