@@ -220,6 +220,7 @@ def test_the_network_is_left_alone(mixup):
     assert all(torch.equal(part, before[name]) for name, part in state.model.state_dict().items())
     assert all(part.grad is None for part in state.model.parameters())
     assert not torch.equal(flat(searching.alpha), alpha)
+    assert state.model.training
 
 
 class Living(TorchDispatchMode):
@@ -267,11 +268,13 @@ def test_cost_is_as_said():
     """A pass a validation batch and a Neumann term, one for the last mixed derivative, at times the eigenvalue."""
     state, searching, train, val, design = image_search(replace(SEARCH, terms=5, val_batches=3))
     passes = []
-    state.model.register_forward_hook(lambda *_: passes.append(1))
+    state.model.register_forward_hook(lambda model, *_: passes.append(model.training))
     counts = []
     for step in range(7):
         hyper_step(state, searching, train, val, design, replace(SEARCH, val_batches=3), LOOP, seed=step)
         counts.append(len(passes))
+        # validation goes through the network as it is used, training as it trains
+        assert passes == [False] * 3 + [True] * (len(passes) - 3)
         passes.clear()
     assert counts == [3 + 6 + 10, 9, 9, 9, 9, 3 + 6 + 1, 9]
     assert searching.hyper_steps == 7

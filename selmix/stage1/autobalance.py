@@ -178,7 +178,7 @@ def hyper_step(
     """Take one step on the loss, down the gradient of validation through the network's training.
 
     Args:
-        state: the network, in the mode in which it trains; it is not changed.
+        state: the network, in training mode; it is not changed.
         searching: what is learnt, in place.
         train: what the network learns from.
         val: what the loss learns from.
@@ -191,7 +191,10 @@ def hyper_step(
     outer = replace(supervised, mixup_alpha=0.0, sampler="instance")
     rows = _first_rows(plan_epoch(val.labels, outer, epoch=0, seed=derived_seed(seed, "val")), settings.val_batches)
     order = torch.channels_last if supervised.channels_last else torch.contiguous_format
+    # validation is to do well in the network as it will be used, by statistics of train, not of its own batches
+    state.model.eval()
     vector, _ = validation_gradient(state.model, theta, val, rows, settings.goals(design), memory_format=order)
+    state.model.train()
     vector = {name: part.contiguous() for name, part in vector.items()}
 
     series, auto = settings.method == "neumann", settings.step == "auto"
