@@ -25,7 +25,7 @@ class TrainRecipe(BaseModel):
     Attributes:
         start: a backbone whose weights are the first ones, as `--backbone` names it; none: random weights.
         trains: beginnings of the names of the modules that learn, such as `layer4` or `fc`; empty: all.
-        val_fraction: of train that is set aside, class by class, as val.
+        val_fraction: of train that is set aside, class by class, as val, if the data have none.
         stage1: of the loop.
         loss: its `name` and settings.
         classifier: of the retraining of the classifier alone, on class-balanced batches; empty: the network is trained.

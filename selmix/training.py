@@ -143,7 +143,9 @@ def fit(
         whole = (
             f"the last good checkpoint is {out / CHECKPOINT}" if (out / CHECKPOINT).is_file() else "no checkpoint yet"
         )
-        raise DivergedError(f"{error}; {whole}") from error
+        told = DivergedError(f"{error}; {whole}")
+        told.agreed = error.agreed
+        raise told from error
     keep(LAST)
     if job.ranks.leads:
         shutil.copyfile(out / (BEST if val is not None else LAST), out / MODEL)

@@ -11,7 +11,6 @@ from selmix.data.assembly import digest_of_images
 from selmix.data.images import ImageData
 from selmix.data.rows import SPLITS
 from selmix.data.splits import stratified_holdout
-from selmix.errors import UsageError
 from selmix.ranks import Ranks
 from selmix.seeding import numpy_generator
 from selmix.stage1.images import DeviceImages
@@ -93,13 +92,9 @@ class Job:
 
 
 def with_val(data: ImageData, fraction: float, *, seed: int) -> ImageData:
-    """Set a fraction of train aside as val, class by class; a class with one image keeps it.
-
-    Raises:
-        UsageError: if there is a val already.
-    """
+    """Set a fraction of train aside as val, class by class, if there is no val; a class with one image keeps it."""
     if "val" in data.splits:
-        raise UsageError(f"val_fraction = {fraction} asks for a part of train, and the data have a val; drop one")
+        return data
     train = data.splits["train"]
     assert train.labels is not None
     stay, aside = stratified_holdout(

@@ -30,7 +30,8 @@ def begin_run(out: Path, request: dict[str, Any], *, resume: bool) -> None:
     request = json.loads(json.dumps(_without_none(request)))
     if (out / MANIFEST).is_file():
         raise UsageError(f"--out {out} holds a trained backbone; name a new folder")
-    if (out / RECIPE).is_file():
+    begun = any(out.glob(f"**/{CHECKPOINT}"))  # a recipe alone is of a training that failed before its first epoch
+    if begun and (out / RECIPE).is_file():
         if not resume:
             raise UsageError(f"--out {out} holds an unfinished training; add --resume to go on, or name a new folder")
         earlier = read_toml(out / RECIPE, "recipe")
@@ -38,7 +39,7 @@ def begin_run(out: Path, request: dict[str, Any], *, resume: bool) -> None:
             changed = sorted(key for key in earlier | request if earlier.get(key) != request.get(key))
             raise UsageError(f"--out {out} holds the training of another recipe: {', '.join(changed)} differ")
         return
-    if out.is_dir() and any(out.iterdir()):
+    if out.is_dir() and any(path.name != RECIPE for path in out.iterdir()):
         raise UsageError(f"--out {out} holds files that are no training of selmix; name a new folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
