@@ -192,7 +192,13 @@ def images(count, seed, classes=3):
 def network():
     torch.manual_seed(1)
     return nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.2),
+        nn.Linear(4, 3),
     )
 
 
@@ -214,6 +220,7 @@ def test_the_network_is_left_alone(mixup):
     assert all(torch.equal(part, before[name]) for name, part in state.model.state_dict().items())
     assert all(part.grad is None for part in state.model.parameters())
     assert not torch.equal(flat(searching.alpha), alpha)
+    assert state.model.training
 
 
 class Living(TorchDispatchMode):
@@ -261,11 +268,13 @@ def test_cost_is_as_said():
     """A pass a validation batch and a Neumann term, one for the last mixed derivative, at times the eigenvalue."""
     state, searching, train, val, design = image_search(replace(SEARCH, terms=5, val_batches=3))
     passes = []
-    state.model.register_forward_hook(lambda *_: passes.append(1))
+    state.model.register_forward_hook(lambda model, *_: passes.append(model.training))
     counts = []
     for step in range(7):
         hyper_step(state, searching, train, val, design, replace(SEARCH, val_batches=3), LOOP, seed=step)
         counts.append(len(passes))
+        # validation goes through the network as it is used, training as it trains
+        assert passes == [False] * 3 + [True] * (len(passes) - 3)
         passes.clear()
     assert counts == [3 + 6 + 10, 9, 9, 9, 9, 3 + 6 + 1, 9]
     assert searching.hyper_steps == 7
@@ -328,6 +337,13 @@ def test_search_finds_the_prior():
     assert "val_error" in records[5]
 
 
+def test_classes_without_validation_are_told(caplog):
+    train, val = points([20, 10, 5], 1), points([10, 5], 2)
+    state, design, searching = begin(train)
+    next(search(state, searching, train, val, design, SEARCH, LOOP, seed=0))
+    assert "1 classes (in their groups) have no image in validation" in caplog.text
+
+
 def test_validation_error_by_hand():
     train = points([5, 5], 0)
     state, design, _ = begin(train)
@@ -336,6 +352,12 @@ def test_validation_error_by_hand():
     wrong = state.model(val.inputs).argmax(1) != val.labels
     expected = (wrong[:4].double().mean() + wrong[4:].double().mean()) / 2
     assert 0 < expected < 1
+    assert validation_error(state, val, design, SEARCH) == pytest.approx(float(expected))
+    # two groups: cells 0, 0, 1, 1, 2, 3, of the classes 0, 0, 0, 0, 1, 1
+    state, design, _ = begin(points([3, 3, 3, 3], 0), groups=2)
+    val = Points(inputs, torch.tensor([0, 0, 1, 1, 2, 3]))
+    wrong = (state.model(val.inputs).argmax(1) != torch.tensor([0, 0, 0, 0, 1, 1])).double()
+    expected = (wrong[:2].mean() + wrong[2:4].mean() + wrong[4] + wrong[5]) / 4
     assert validation_error(state, val, design, SEARCH) == pytest.approx(float(expected))
 
 

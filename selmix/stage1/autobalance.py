@@ -6,6 +6,7 @@ validation loss of the raw logits in alpha, the loss's factors and offsets, thro
 Source: Li et al., "AutoBalance: Optimized Loss Functions for Imbalanced Data", NeurIPS 2021, algorithm 1.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
@@ -21,13 +22,15 @@ from selmix.stage1.hypergradient import Tree, conjugate_gradient, dot, largest_e
 from selmix.stage1.hyperstep import trained_parameters, training_products, validation_gradient
 from selmix.stage1.images import TrainingImages
 from selmix.stage1.personal import perturb, spherical_noise
+from selmix.stage1.placing import in_order
 from selmix.stage1.plan import EpochPlan, plan_epoch
 from selmix.stage1.schedules import learning_rate, steps, warmup
 from selmix.stage1.settings import SupervisedSettings
 from selmix.stage1.state import TrainingState
-from selmix.stage1.supervised import Batch, check_finite, gradient_step, planned_batches, prepare_network
+from selmix.stage1.supervised import Batch, check_finite, gradient_step, own_stream, planned_batches, prepare_network
 
-_EVALUATION_BATCH = 256
+logger = logging.getLogger("selmix")
+
 # power iteration: at the first step on the loss, then one product every so many steps, going on from its last vector
 _FIRST_ITERATIONS, _REFRESH_EVERY, _MEMORY = 10, 5, 0.9
 _BLOWN_UP = 100.0  # a series whose last term is that much longer than its first tells nothing
@@ -116,25 +119,30 @@ def search(
         DivergedError: at the first loss that is not finite.
     """
     settings.check_beside(supervised)
-    settings.goals(design)
+    absent = settings.goals(design).num_cells - len(val.labels.unique())
+    if absent:
+        logger.warning("%d classes (in their groups) have no image in validation, which cannot balance them", absent)
     network = prepare_network(state.model, supervised, ALONE)
     for epoch in range(state.epochs, supervised.epochs):
         plan = plan_epoch(train.labels, supervised, epoch=epoch, seed=seed)
         losses: list[torch.Tensor] = []
         began = time.monotonic()
         state.model.train()
-        for step, batch in enumerate(planned_batches(plan, train, ALONE)):
-            here = derived_seed(seed, f"autobalance/epoch {epoch}, step {step}")
-            tables = design.tables(searching.alpha)
-            batch = _perturbed(batch, tables, seed=here) if design.noise_max else batch
-            rate = learning_rate(supervised, epoch=epoch, step=step, steps_per_epoch=len(plan.mix))
-            losses.append(gradient_step(state, network, batch, tables.objective(), supervised, rate=rate, epoch=epoch))
-            if epoch >= settings.start_epoch and (epoch * len(plan.mix) + step) % settings.interval == 0:
-                for group in searching.optimizer.param_groups:
-                    group["lr"] = loss_learning_rate(settings, at=epoch + (step + 1) / len(plan.mix))
-                hyper_step(state, searching, train, val, design, settings, supervised, seed=here)
-                check_finite(losses, epoch=epoch)
-            advance(len(batch.labels))
+        with own_stream(state.model, seed=seed, epoch=epoch):
+            for step, batch in enumerate(planned_batches(plan, train, parts=supervised.accumulation)):
+                here = derived_seed(seed, f"autobalance/epoch {epoch}, step {step}")
+                tables = design.tables(searching.alpha)
+                batch = _perturbed(batch, tables, seed=here) if design.noise_max else batch
+                rate = learning_rate(supervised, epoch=epoch, step=step, steps_per_epoch=len(plan.mix))
+                losses.append(
+                    gradient_step(state, network, batch, tables.objective(), supervised, rate=rate, epoch=epoch)
+                )
+                if epoch >= settings.start_epoch and (epoch * len(plan.mix) + step) % settings.interval == 0:
+                    for group in searching.optimizer.param_groups:
+                        group["lr"] = loss_learning_rate(settings, at=epoch + (step + 1) / len(plan.mix))
+                    hyper_step(state, searching, train, val, design, settings, supervised, seed=here)
+                    check_finite(losses, epoch=epoch)
+                advance(len(batch.labels))
         mean_loss = check_finite(losses, epoch=epoch)
         state.model.eval()
         state.epochs = epoch + 1
@@ -170,7 +178,7 @@ def hyper_step(
     """Take one step on the loss, down the gradient of validation through the network's training.
 
     Args:
-        state: the network, in the mode in which it trains; it is not changed.
+        state: the network, in training mode; it is not changed.
         searching: what is learnt, in place.
         train: what the network learns from.
         val: what the loss learns from.
@@ -183,7 +191,10 @@ def hyper_step(
     outer = replace(supervised, mixup_alpha=0.0, sampler="instance")
     rows = _first_rows(plan_epoch(val.labels, outer, epoch=0, seed=derived_seed(seed, "val")), settings.val_batches)
     order = torch.channels_last if supervised.channels_last else torch.contiguous_format
+    # validation is to do well in the network as it will be used, by statistics of train, not of its own batches
+    state.model.eval()
     vector, _ = validation_gradient(state.model, theta, val, rows, settings.goals(design), memory_format=order)
+    state.model.train()
     vector = {name: part.contiguous() for name, part in vector.items()}
 
     series, auto = settings.method == "neumann", settings.step == "auto"
@@ -230,8 +241,7 @@ def validation_error(
 ) -> float:
     """Return the errors of the raw logits on all of validation, put together as the search's goals say."""
     goals = settings.goals(design)
-    chunks = torch.arange(len(images.labels)).split(_EVALUATION_BATCH)
-    outputs = images.loads((chunk, torch.zeros_like(chunk)) for chunk in chunks)
+    outputs = images.loads(in_order(torch.arange(len(images.labels))))
     wrong = torch.cat([state.kept(inputs).argmax(1).cpu() for inputs in outputs]) != images.labels // goals.num_groups
     sums = torch.bincount(images.labels, wrong.double(), minlength=goals.num_cells)
     counts = torch.bincount(images.labels, minlength=goals.num_cells)

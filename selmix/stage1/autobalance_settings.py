@@ -39,7 +39,8 @@ class AutoBalanceSettings:
         terms: powers of the Neumann series beyond the first, or steps of conjugate gradients.
         step: of the Neumann series; `auto` is 1 / (largest eigenvalue of the Hessian + damping).
         damping: added to the Hessian's eigenvalues; the weight decay would make it that of what SGD minimises.
-        optimizer: of the loss.
+        optimizer: of the loss; Adam's steps do not depend on the hypergradient's length, which a short series
+            understates.
         learning_rate: of the loss.
         momentum: of SGD, or of Adam's first moment.
         weight_decay: of the loss.

@@ -41,7 +41,7 @@ def second_products(
         alpha: likewise.
         vector: shaped as theta.
         hessian: whether the first product is wanted. Both take one pass backwards through the gradient in theta; the
-            second alone one forward pass with derivatives, for alpha is past the network.
+            second alone one forward pass with derivatives, where alpha comes after the network.
 
     Returns:
         H vector, shaped as theta (empty unless `hessian`), and M^T vector = d <d inner / d theta, vector> / d alpha.
