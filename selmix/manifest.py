@@ -21,7 +21,6 @@ def write_manifest(
     identity: dict[str, Any],
     request: dict[str, Any],
     data: ImageData,
-    history: dict[str, Any],
     *,
     device: torch.device,
 ) -> dict[str, Any]:
@@ -32,7 +31,6 @@ def write_manifest(
         identity: architecture, class table, input size and normalisation.
         request: the recipe, every default filled in.
         data: what it was trained on.
-        history: what is worth telling of the training.
         device: where to evaluate.
     """
     train = data.splits["train"]
@@ -44,7 +42,6 @@ def write_manifest(
         "data": {"name": request["data"], "split": "train", "digest": data.digest},
         "recipe": request,
         "licence": request["licence"],
-        "history": history,
         "versions": {"selmix": selmix.__version__, "torch": torch.__version__},
         "sha256": file_digest(out / MODEL),
     }

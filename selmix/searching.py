@@ -13,7 +13,6 @@ from selmix.stage1.autobalance_settings import AutoBalanceSettings
 from selmix.stage1.cells import cell_numbers
 from selmix.stage1.design import LossTables
 from selmix.stage1.images import TrainingImages
-from selmix.stage1.objective import Objective
 from selmix.stage1.settings import SupervisedSettings
 from selmix.stage1.state import TrainingState
 from selmix.starting import starting_model
@@ -23,8 +22,8 @@ from selmix.training_run import CHECKPOINT, EpochLog
 FOLDER, LOSS = "search", "loss.json"
 
 
-def searched_objective(job: Job, out: Path, settings: AutoBalanceSettings, loop: SupervisedSettings) -> Objective:
-    """Search a loss on val while a network learns from train, and return it for the training after it.
+def searched_loss(job: Job, out: Path, settings: AutoBalanceSettings, loop: SupervisedSettings) -> LossTables:
+    """Search a loss on val while a network learns from train, and return its tables for the training after it.
 
     Everything stays in `out/search`; a finished search is read from there, an interrupted one goes on.
 
@@ -50,7 +49,7 @@ def searched_objective(job: Job, out: Path, settings: AutoBalanceSettings, loop:
     if not (folder / LOSS).is_file():
         _search(job, folder, settings, loop)
     content = json.loads((folder / LOSS).read_text())
-    return LossTables.from_dict(content["tables"], device=job.device).objective()
+    return LossTables.from_dict(content["tables"], device=job.device)
 
 
 def in_cells(job: Job, split: str, settings: SupervisedSettings) -> TrainingImages:

@@ -74,6 +74,8 @@ class TrainSettings:
     def resolved(self) -> dict[str, Any]:
         """Return the tables of the recipe with every default filled in; absent ones are empty."""
         tables = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if self.autobalance is None:
+            tables["search"] = None
         return {name: {} if table is None else dataclasses.asdict(table) for name, table in tables.items()}
 
 

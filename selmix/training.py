@@ -2,11 +2,13 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from selmix.agreement import together
 from selmix.checkpoints import save_tensors
@@ -15,10 +17,11 @@ from selmix.data.splits_file import write_splits
 from selmix.errors import DivergedError, UsageError
 from selmix.manifest import write_manifest
 from selmix.ranks import ALONE, Ranks
-from selmix.searching import in_cells, searched_objective
+from selmix.searching import in_cells, searched_loss
 from selmix.seeding import torch_generator
 from selmix.stage1.classifier import exported_state, prepare_classifier
 from selmix.stage1.images import TrainingImages
+from selmix.stage1.personal import NoisyImages
 from selmix.stage1.placing import channel_statistics
 from selmix.stage1.retraining import begin_retraining
 from selmix.stage1.settings import SupervisedSettings
@@ -26,9 +29,9 @@ from selmix.stage1.state import TrainingState
 from selmix.stage1.supervised import train_supervised
 from selmix.stage1.validation import validate
 from selmix.starting import starting_model
-from selmix.train_recipe import TrainRecipe, train_settings
+from selmix.train_recipe import TrainRecipe, TrainSettings, train_settings
 from selmix.training_job import Bar, Job, no_bar, with_val
-from selmix.training_run import BEST, CHECKPOINT, LAST, MODEL, SPLITS_FILE, EpochLog, begin_run
+from selmix.training_run import BEST, CHECKPOINT, LAST, MODEL, SPLITS_FILE, EpochLog, training_folder
 
 SELECTED_BY = "mean_recall"
 
@@ -67,28 +70,38 @@ def train_backbone(
             f"a classifier is to be learnt again, and start = {recipe.start!r} has none of the classes of "
             f"{recipe.data}; name a backbone that has, or set classifier.head_start=random"
         )
-    request = recipe.model_dump() | settings.resolved()
-    with together(ranks):
-        if ranks.leads:
-            begin_run(out, request, resume=resume)
-    ranks.wait()
-
-    carved = data if recipe.val_fraction is None else with_val(data, recipe.val_fraction, seed=recipe.seed)
-    if carved is not data and ranks.leads:
-        write_splits(carved, out / SPLITS_FILE)
     mean, std = start.mean, start.std
     if mean is None or std is None:
         measured = channel_statistics(data.splits["train"], size=recipe.input_size)
         mean, std = mean or measured[0], std or measured[1]
-    job = Job(recipe, carved, start.pixels, mean, std, device, ranks, bar, tensorboard)
-    model = start.model.to(device)
+    request = recipe.model_dump() | settings.resolved()
+    with ExitStack() as stack:
+        with together(ranks):
+            if ranks.leads:
+                stack.enter_context(training_folder(out, request, resume=resume))
+        ranks.wait()
+        job = Job(recipe, data, start.pixels, mean, std, device, ranks, bar, tensorboard)
+        job = _train(job, start.model.to(device), settings, out)
+        return write_manifest(out, job.identity, request, job.data, device=device) if ranks.leads else {}
+
+
+def _train(job: Job, model: nn.Module, settings: TrainSettings, out: Path) -> Job:
+    """Train in the folder of the run, and return the job with the data that the network has learnt from."""
+    whole, recipe = job.data, job.recipe
+    if recipe.val_fraction is not None and "val" not in whole.splits:
+        job = replace(job, data=with_val(whole, recipe.val_fraction, seed=recipe.seed))
+        if job.ranks.leads:
+            write_splits(job.data, out / SPLITS_FILE)
     if settings.autobalance is None:
         objective = settings.loss.objective(job.class_counts)
         train: TrainingImages = job.images("train", settings.stage1, augment=True)
     else:
-        objective = searched_objective(job, out, settings.autobalance, settings.search)
-        job = replace(job, data=data)  # the network learns from all of train
+        tables = searched_loss(job, out, settings.autobalance, settings.search)
+        objective = tables.objective()
+        job = replace(job, data=whole)  # the network learns from all of train
         train = in_cells(job, "train", settings.stage1)
+        if tables.noise.any():
+            train = NoisyImages(train, tables.noise)
 
     if settings.classifier is None:
         spared = prepare_classifier(model, objective)
@@ -96,18 +109,14 @@ def train_backbone(
     else:
         generator = torch_generator(recipe.seed, "classifier")
         state = begin_retraining(model, settings.classifier, settings.stage1, generator=generator)
-    fit(
-        job,
-        out,
-        state,
-        settings.stage1,
-        lambda advance: train_supervised(
-            state, train, objective, settings.stage1, seed=recipe.seed, ranks=ranks, advance=advance
-        ),
-    )
-    if not ranks.leads:
-        return {}
-    return write_manifest(out, job.identity, request, job.data, {"epochs": state.epochs}, device=device)
+
+    def records(advance: Callable[[int], object]) -> Iterator[dict[str, float]]:
+        return train_supervised(
+            state, train, objective, settings.stage1, seed=recipe.seed, ranks=job.ranks, advance=advance
+        )
+
+    fit(job, out, state, settings.stage1, records)
+    return job
 
 
 def fit(

@@ -94,9 +94,7 @@ class Job:
 
 
 def with_val(data: ImageData, fraction: float, *, seed: int) -> ImageData:
-    """Set a fraction of train aside as val, class by class, if there is no val; a class with one image keeps it."""
-    if "val" in data.splits:
-        return data
+    """Set a fraction of train aside as val, class by class; a class with one image keeps it."""
     train = data.splits["train"]
     assert train.labels is not None
     stay, aside = stratified_holdout(

@@ -1,6 +1,8 @@
 """A stage-one run on disk: one folder with what was asked, how it went, and what came out."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +17,45 @@ SPLITS_FILE = "splits.json"
 LAST, BEST, MODEL = "last.safetensors", "best.safetensors", "model.safetensors"
 
 
-def begin_run(out: Path, request: dict[str, Any], *, resume: bool) -> None:
+@contextmanager
+def training_folder(out: Path, request: dict[str, Any], *, resume: bool) -> Iterator[None]:
     """Make the folder and write the recipe, or find there what is to be resumed.
+
+    What was begun here and fails before its first checkpoint leaves nothing.
 
     Args:
         out: the folder.
         request: the recipe, every default filled in.
-        resume: go on where an earlier run of the same recipe stopped; begin if it did not come to a checkpoint.
+        resume: go on where an earlier run of the same recipe stopped.
 
     Raises:
         UsageError: if `out` holds other files, a finished run, an unfinished one and `resume` is off, or one of another
             recipe.
     """
     request = json.loads(json.dumps(_without_none(request)))
+    unfinished = (out / RECIPE).is_file()
     if (out / MANIFEST).is_file():
         raise UsageError(f"--out {out} holds a trained backbone; name a new folder")
-    begun = any(out.glob(f"**/{CHECKPOINT}"))  # a recipe alone is of a training that failed before its first epoch
-    if begun and (out / RECIPE).is_file():
-        if not resume:
-            raise UsageError(f"--out {out} holds an unfinished training; add --resume to go on, or name a new folder")
-        earlier = read_toml(out / RECIPE, "recipe")
-        if earlier != request:
-            changed = sorted(key for key in earlier | request if earlier.get(key) != request.get(key))
-            raise UsageError(f"--out {out} holds the training of another recipe: {', '.join(changed)} differ")
-        return
-    if out.is_dir() and any(path.name != RECIPE for path in out.iterdir()):
+    if unfinished and not resume:
+        raise UsageError(f"--out {out} holds an unfinished training; add --resume to go on, or name a new folder")
+    if unfinished and (earlier := read_toml(out / RECIPE, "recipe")) != request:
+        changed = sorted(key for key in earlier | request if earlier.get(key) != request.get(key))
+        raise UsageError(f"--out {out} holds the training of another recipe: {', '.join(changed)} differ")
+    if not unfinished:
+        _begin(out, request)
+    try:
+        yield
+    except BaseException:  # Ctrl-C as well
+        if not unfinished and not any(out.glob(f"**/{CHECKPOINT}")):
+            for path in (RECIPE, SPLITS_FILE, LOG, BEST):
+                (out / path).unlink(missing_ok=True)
+            if not any(out.iterdir()):
+                out.rmdir()
+        raise
+
+
+def _begin(out: Path, request: dict[str, Any]) -> None:
+    if out.is_dir() and any(out.iterdir()):
         raise UsageError(f"--out {out} holds files that are no training of selmix; name a new folder")
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -183,14 +183,13 @@ def test_an_interrupted_training_is_resumed_and_nothing_else_is(few_images, tmp_
 
         monkeypatch.setattr(selmix.training.EpochLog, "__call__", logged)
 
-    with monkeypatch.context():
-        stop_after(0)  # before the first checkpoint
-        assert train(tmp_path, "a", "--quiet", "stage1.epochs=3").exit_code == 130
-        monkeypatch.undo()
-    monkeypatch.setattr("selmix.training.open_images", lambda spec: few_images)
     real = selmix.training.EpochLog.__call__
+    stop_after(0)  # before the first checkpoint: nothing is left
+    assert train(tmp_path, "a", "--quiet", "stage1.epochs=3").exit_code == 130
+    assert not (tmp_path / "a").exists()
+    monkeypatch.setattr(selmix.training.EpochLog, "__call__", real)
     stop_after(1)
-    assert train(tmp_path, "a", "--quiet", "stage1.epochs=3").exit_code == 130  # nothing to resume: it begins
+    assert train(tmp_path, "a", "--quiet", "stage1.epochs=3").exit_code == 130
     monkeypatch.setattr(selmix.training.EpochLog, "__call__", real)
 
     for words, message in (
@@ -261,7 +260,7 @@ def test_weights_of_another_architecture_are_refused(few_images, tmp_path):
 
 def test_a_loss_is_searched_on_val_and_the_network_then_learns_from_all_of_train(few_images, tmp_path):
     del few_images.splits["val"]
-    search = ("val_fraction=0.3", "search.epochs=2", "autobalance.start_epoch=1", "autobalance.val_batches=1")
+    search = ("val_fraction=0.3", "search.epochs=2", "autobalance.start_epoch=1", "autobalance.interval=1")
     assert train(tmp_path, "a", "--quiet", *search).exit_code == 0
     found = json.loads((tmp_path / "a" / "search" / "loss.json").read_text())
     assert set(found["tables"]) == {"scale", "offset", "weight", "noise"}

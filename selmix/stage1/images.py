@@ -19,16 +19,6 @@ class TrainingImages(Protocol):
         """Return int64 [n], on the CPU."""
         ...
 
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """Return the normalisation, per channel of images in [0, 1]."""
-        ...
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        """Return that by which they are divided."""
-        ...
-
     def loads(self, requests: Iterable[Request]) -> Iterator[torch.Tensor]:
         """Yield the inputs [b, c, h, w] of each request: int64 [b] positions, and int64 [b] seeds of augmentation."""
         ...

@@ -202,7 +202,7 @@ def check_finite(losses: list[torch.Tensor], *, epoch: int, ranks: Ranks = ALONE
     if not all(finite):
         step = finite.index(False)
         error = DivergedError(
-            f"the loss of epoch {epoch + 1}, step {step + 1} of {len(losses)} so far is not finite; lower "
+            f"the loss of epoch {epoch + 1}, step {step + 1} is not finite; lower "
             "learning_rate, or use precision=float32"
         )
         error.agreed = True
