@@ -46,8 +46,9 @@ def workplace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     rng = np.random.default_rng(0)
     write_small_cifar(folder / "cifar10" / "cifar-10-batches-py", rng)
-    (spec,) = (text for language, text in BLOCKS if language == "toml")
+    spec, recipe = (text for language, text in BLOCKS if language == "toml")
     assert "5000" in spec
+    (folder / "my_recipe.toml").write_text(recipe.replace("224, 224", "64, 64").replace("epochs = 20", "epochs = 2"))
     (folder / "cifar10_lt").mkdir()
     (folder / "cifar10_lt" / "data.toml").write_text(spec.replace("5000", "40").replace("= 100", "= 10"))
     for split, counts in {"train": (12, 6), "val": (6, 6), "test": (6, 6)}.items():
@@ -69,7 +70,7 @@ def workplace(tmp_path_factory):
 
 def test_the_readme_has_commands():
     assert {line.split()[1] for line in COMMANDS} == {
-        "backbones", "check", "compare", "demo", "extract", "finetune", "metrics",
+        "backbones", "check", "compare", "demo", "extract", "finetune", "metrics", "train",
     }  # fmt: skip
     assert len(COMMANDS) >= 12
 

@@ -9,11 +9,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import gaussian_splits, write_npz
+import torch
+from builders import gaussian_splits, write_image_folder, write_npz
+from safetensors.torch import load_file
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent.parent)}
+RECIPE = """
+name = "tiny"
+architecture = "cifar_resnet20"
+data = "{data}"
+input_size = [8, 8]
+[stage1]
+epochs = 1
+batch_size = 15
+warmup_epochs = 0
+learning_rate = 0.001
+mixup_alpha = 1.0
+accumulation = 2
+"""
 COUNTS = {"train": 94, "val": 36, "test": 120}
 
 
@@ -25,6 +40,8 @@ def done(tmp_path_factory):
     arrays = {f"{name}_{part}": getattr(own, part).numpy() for name, own in splits.items() for part in ("features", "labels")}  # fmt: skip  # noqa: E501
     write_npz(folder / "f.npz", arrays)
     shutil.copy(folder / "f.npz", folder / "only0.npz")
+    data = write_image_folder(folder / "images", {"train": {"a": 20, "b": 12}})
+    (folder / "recipe.toml").write_text(RECIPE.format(data=data))
     finished = subprocess.run(
         [*TORCHRUN, SCRIPT, folder],
         capture_output=True,
@@ -52,14 +69,16 @@ def test_what_two_processes_tell_each_other(done):
 def test_exit_codes_are_the_same_on_all_but_for_a_constraint_that_the_first_tells(done):
     said = [json.loads((done[0] / f"rank{rank}.json").read_text()) for rank in range(2)]
     expected = {"one": 0, "again": 2, "seeds": 0, "diagnose": 2, "compare": 2, "lost": 3}
+    expected |= {"train": 0, "train_again": 2, "search": 2, "diverged": 5}
     assert said[0]["codes"] == expected | {"unmet": 4}
     assert said[1]["codes"] == expected | {"unmet": 0}
 
 
 def test_errors_are_told_and_leave_nothing(done):
     lines = {line for line in done[1].splitlines() if line.startswith("error:")}  # here nobody ends the second process
-    assert len(lines) == 5
-    for words in ("finished run", "--diagnose", "compare", "only1.npz", "not met"):
+    assert len(lines) == 8
+    told = ("finished run", "--diagnose", "compare", "only1.npz", "not met")
+    for words in (*told, "trained backbone", "searched in one process", "not finite"):
         assert sum(words in line for line in lines) == 1
     assert not (done[0] / "no").exists()
 
@@ -95,3 +114,16 @@ def test_the_run_is_complete_and_tells_of_all_samples(done):
     assert seeds["seeds"] == [0, 1]
     assert seeds["after"]["test"]["mean_recall"]["mean"] > 0.5
     assert json.loads((folder / "seeds" / "seed0" / "result.json").read_text())["after"] == result["after"]
+
+
+def test_two_processes_train_the_network_that_one_trains(done):
+    alone = done[0] / "alone"
+    command = [sys.executable, "-m", "selmix", "train", done[0] / "recipe.toml", "--quiet", "--out", alone]
+    assert subprocess.run(command, env=ENVIRONMENT, check=False).returncode == 0
+    one, two = (load_file(folder / "model.safetensors") for folder in (alone, done[0] / "trained"))
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)
+    lines = [json.loads((folder / "metrics.jsonl").read_text()) for folder in (alone, done[0] / "trained")]
+    assert lines[0]["loss"] == pytest.approx(lines[1]["loss"], rel=1e-5)
+    assert {path.name for path in alone.iterdir()} == {path.name for path in (done[0] / "trained").iterdir()}

@@ -47,6 +47,13 @@ def main(folder: Path) -> None:
         "lost": run(*request[:2], str(folder / f"only{ranks.rank}.npz"), *request[3:], "--out", str(folder / "no")),
         "unmet": run(*request, *short, "--out", str(folder / "unmet"), "--subject-to", "recall[2] >= 0.999"),
     }
+    training = ["train", str(folder / "recipe.toml"), "--quiet"]
+    said["codes"] |= {
+        "train": run(*training, "--out", str(folder / "trained")),
+        "train_again": run(*training, "--out", str(folder / "trained")),
+        "search": run(*training, "val_fraction=0.5", "autobalance.start_epoch=0", "--out", str(folder / "no")),
+        "diverged": run(*training, "stage1.learning_rate=1e30", "--out", str(folder / "no")),
+    }
     (folder / f"rank{ranks.rank}.json").write_text(json.dumps(said))
 
 
