@@ -1,5 +1,6 @@
 """From what the user named, ready features or images and a backbone, to the features that stage two works on."""
 
+import logging
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from selmix.features.survey import bad_images
 from selmix.heads import LinearHead
 from selmix.ranks import ALONE, Ranks
 from selmix.recipe import CompareRecipe, ExtractRecipe, FinetuneRecipe
+
+logger = logging.getLogger("selmix")
 
 
 def named_features(
@@ -98,6 +101,12 @@ def _filled(
     recipe: ExtractRecipe, images: ImageData, device: torch.device, ranks: Ranks, track: Track | None
 ) -> tuple[Filled, LinearHead | None]:
     backbone = load_backbone(recipe.backbone, arch=recipe.arch, overrides=recipe.overrides())
+    if backbone.trained_on == images.digest and "val" not in images.splits and ranks.leads:
+        logger.warning(
+            f"{recipe.backbone} was trained on these very images of train, and a part of them will stand in for val: "
+            "it knows them, so what steers the tuning is too good to be true; bring a val that it has not seen, as "
+            "val_fraction in a recipe of `selmix train` sets aside"
+        )
     head = backbone.head_for(images.class_names)
     filling = Filling(
         images,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 import selmix
-from selmix.backbones import load_backbone_folder
+from selmix.backbones import load_backbone
 from selmix.checkpoints import file_digest, write_atomically
 from selmix.data.images import ImageData
 from selmix.evaluation import ClassGroups, evaluate
@@ -21,6 +21,7 @@ def write_manifest(
     identity: dict[str, Any],
     request: dict[str, Any],
     data: ImageData,
+    digest: str,
     *,
     device: torch.device,
 ) -> dict[str, Any]:
@@ -31,6 +32,7 @@ def write_manifest(
         identity: architecture, class table, input size and normalisation.
         request: the recipe, every default filled in.
         data: what it was trained on.
+        digest: of the data that the recipe names, before a val was set aside.
         device: where to evaluate.
     """
     train = data.splits["train"]
@@ -39,24 +41,25 @@ def write_manifest(
     manifest = identity | {
         "name": request["name"],
         "class_counts": counts.tolist(),
-        "data": {"name": request["data"], "split": "train", "digest": data.digest},
+        "data": {"name": request["data"], "split": "train", "digest": digest},
         "recipe": request,
         "licence": request["licence"],
         "versions": {"selmix": selmix.__version__, "torch": torch.__version__},
         "sha256": file_digest(out / MODEL),
     }
-    path = out / MANIFEST
-    # the weights are read back from disk and judged as a user gets them, for which they need their manifest
-    write_atomically(path, json.dumps(manifest, indent=1) + "\n")
-    manifest["metrics"] = _metrics(out, data, ClassGroups.from_counts(counts), device)
-    write_atomically(path, json.dumps(manifest, indent=1) + "\n")
+    if request.get("start") and (Path(request["start"]) / MANIFEST).is_file():
+        earlier = json.loads((Path(request["start"]) / MANIFEST).read_text())
+        manifest["start"] = {key: earlier.get(key) for key in ("name", "recipe", "sha256", "start")}
+    manifest["metrics"] = _metrics(out / MODEL, data, ClassGroups.from_counts(counts), device)
+    # last of all: a folder with a manifest is a finished training
+    write_atomically(out / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return manifest
 
 
 def _metrics(
-    folder: Path, data: ImageData, groups: ClassGroups, device: torch.device
+    weights: Path, data: ImageData, groups: ClassGroups, device: torch.device
 ) -> dict[str, dict[str, float | None]]:
-    backbone = load_backbone_folder(folder)
+    backbone = load_backbone(str(weights))  # as a user gets it, from disk
     assert backbone.head is not None
     metrics: dict[str, dict[str, float | None]] = {}
     for split in ("val", "test"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from selmix.checkpoints import write_atomically
-from selmix.errors import UsageError
+from selmix.errors import DataError, UsageError
 from selmix.stage1.autobalance import SearchState, search
 from selmix.stage1.autobalance_settings import AutoBalanceSettings
 from selmix.stage1.cells import cell_numbers
@@ -17,7 +17,7 @@ from selmix.stage1.settings import SupervisedSettings
 from selmix.stage1.state import TrainingState
 from selmix.starting import starting_model
 from selmix.training_job import Job
-from selmix.training_run import CHECKPOINT, EpochLog
+from selmix.training_run import CHECKPOINT, EpochLog, earlier_checkpoint, named_checkpoint
 
 FOLDER, LOSS = "search", "loss.json"
 
@@ -35,21 +35,23 @@ def searched_loss(job: Job, out: Path, settings: AutoBalanceSettings, loop: Supe
 
     Raises:
         UsageError: without val, or with several processes.
+        DataError: for a damaged file.
         DivergedError: for a loss that is not finite.
     """
-    if job.ranks.count > 1:
-        raise UsageError(
-            "a loss is searched in one process; leave torchrun away, or train with the loss that was found"
-        )
     if "val" not in job.data.splits:
         raise UsageError(
             "a loss is searched on val, and the data have none; set val_fraction in the recipe, e.g. to 0.2"
         )
     folder = out / FOLDER
     if not (folder / LOSS).is_file():
+        if job.ranks.count > 1:
+            raise UsageError("a loss is searched in one process; leave torchrun away until search/loss.json is there")
         _search(job, folder, settings, loop)
-    content = json.loads((folder / LOSS).read_text())
-    return LossTables.from_dict(content["tables"], device=job.device)
+    try:
+        content = json.loads((folder / LOSS).read_text())
+        return LossTables.from_dict(content["tables"], device=job.device)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder / LOSS} is damaged; remove it to search again from the last checkpoint") from error
 
 
 def in_cells(job: Job, split: str, settings: SupervisedSettings) -> TrainingImages:
@@ -70,13 +72,17 @@ def _search(job: Job, folder: Path, settings: AutoBalanceSettings, loop: Supervi
     state = TrainingState.begin(model.to(job.device), loop)
     searching = SearchState.begin(design, settings)
     folder.mkdir(exist_ok=True)
-    if (folder / CHECKPOINT).is_file():
-        searching.load_state_dict(state.load(folder / CHECKPOINT)["searching"])
+    earlier = earlier_checkpoint(state, folder, job.data.digest)
+    if earlier:
+        searching.load_state_dict(earlier["searching"])
     log = EpochLog(folder, tensorboard=job.tensorboard)
     advance = job.bar("search", len(train.labels) * loop.epochs, state.epochs / loop.epochs)
-    for record in search(state, searching, train, val, design, settings, loop, seed=job.recipe.seed, advance=advance):
-        log(record)
-        if state.epochs % loop.checkpoint_every == 0:
-            state.save(folder / CHECKPOINT, {"searching": searching.state_dict()})
+    with named_checkpoint(folder):
+        for record in search(
+            state, searching, train, val, design, settings, loop, seed=job.recipe.seed, advance=advance
+        ):
+            log(record)
+            if state.epochs % loop.checkpoint_every == 0:
+                state.save(folder / CHECKPOINT, {"searching": searching.state_dict(), "data": job.data.digest})
     found = {"val_error": searching.best_score, "tables": design.tables(searching.best).to_dict()}
     write_atomically(folder / LOSS, json.dumps(found, indent=1) + "\n")

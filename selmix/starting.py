@@ -51,7 +51,7 @@ def starting_model(recipe: TrainRecipe, class_names: list[str]) -> Start:
         torch.manual_seed(derived_seed(recipe.seed, "initialisation"))
         model = build_model(recipe.architecture, num_classes=len(class_names))
     mean, std, has_classifier = recipe.mean, recipe.std, False
-    preprocessing = apply_preprocessing(model, Preprocessing(recipe.input_size))
+    preprocessing = apply_preprocessing(model, Preprocessing(recipe.input_size, mean, std))
     if recipe.start is not None:
         backbone = _opened(recipe)
         has_classifier = _take_over(model, backbone, class_names, source=recipe.start)

@@ -11,7 +11,7 @@ from selmix.errors import UsageError, suggestion
 from selmix.faults import STRICT
 from selmix.recipe import build_settings
 from selmix.stage1.autobalance_settings import AutoBalanceSettings
-from selmix.stage1.loss_settings import LOSSES
+from selmix.stage1.loss_settings import LOSSES, LdamSettings, SigmoidFocalSettings, SigmoidSettings
 from selmix.stage1.loss_weights import LossSettings
 from selmix.stage1.retraining import RetrainSettings
 from selmix.stage1.settings import SupervisedSettings
@@ -25,12 +25,13 @@ class TrainRecipe(BaseModel):
     Attributes:
         start: a backbone whose weights are the first ones, as `--backbone` names it; none: random weights.
         trains: beginnings of the names of the modules that learn, such as `layer4` or `fc`; empty: all.
+            With `classifier` they say whose batch norms may shift.
         val_fraction: of train that is set aside, class by class, as val, if the data have none.
         stage1: of the loop.
         loss: its `name` and settings.
-        classifier: of the retraining of the classifier alone, on class-balanced batches; empty: the network is trained.
+        classifier: of the retraining of the classifier alone; without it the network is trained.
         search: of the loop that searches a loss; its keys replace those of `stage1`.
-        autobalance: of the search of a loss (AutoBalance); empty: there is none.
+        autobalance: of the search of a loss (AutoBalance); without it there is none.
     """
 
     model_config = STRICT
@@ -48,9 +49,9 @@ class TrainRecipe(BaseModel):
     val_fraction: float | None = Field(default=None, gt=0, lt=1)
     stage1: dict[str, Any] = {}
     loss: dict[str, Any] = {}
-    classifier: dict[str, Any] = {}
-    search: dict[str, Any] = {}
-    autobalance: dict[str, Any] = {}
+    classifier: dict[str, Any] | None = None
+    search: dict[str, Any] | None = None
+    autobalance: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,22 +62,20 @@ class TrainSettings:
         stage1: of the loop.
         loss: of the loss.
         classifier: of the retraining of the classifier; None where the network is trained.
-        search: of the loop that searches a loss.
+        search: of the loop that searches a loss; None where there is none.
         autobalance: of the search; None where there is none.
     """
 
     stage1: SupervisedSettings
     loss: LossSettings
     classifier: RetrainSettings | None
-    search: SupervisedSettings
+    search: SupervisedSettings | None
     autobalance: AutoBalanceSettings | None
 
     def resolved(self) -> dict[str, Any]:
-        """Return the tables of the recipe with every default filled in; absent ones are empty."""
+        """Return the tables of the recipe with every default filled in; None for those that are absent."""
         tables = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        if self.autobalance is None:
-            tables["search"] = None
-        return {name: {} if table is None else dataclasses.asdict(table) for name, table in tables.items()}
+        return {name: None if table is None else dataclasses.asdict(table) for name, table in tables.items()}
 
 
 def train_settings(recipe: TrainRecipe) -> TrainSettings:
@@ -96,26 +95,31 @@ def train_settings(recipe: TrainRecipe) -> TrainSettings:
 
     stage1 = table("stage1", supervised_settings, recipe.stage1)
     loss = table("loss", loss_settings, recipe.loss)
-    classifier = table("classifier", partial(build_settings, RetrainSettings), recipe.classifier)
-    found = table("autobalance", partial(build_settings, AutoBalanceSettings), recipe.autobalance)
-    search = table("search", supervised_settings, recipe.stage1 | recipe.search) if stage1 else None
+    retrain = partial(build_settings, RetrainSettings)
+    classifier = None if recipe.classifier is None else table("classifier", retrain, recipe.classifier)
+    find = partial(build_settings, AutoBalanceSettings)
+    autobalance = None if recipe.autobalance is None else table("autobalance", find, recipe.autobalance)
+    searched = (recipe.stage1 if stage1 else {}) | (recipe.search or {})
+    search = None if recipe.autobalance is None else table("search", supervised_settings, searched)
     for name, other in (("loss", recipe.loss), ("classifier", recipe.classifier)):
-        if recipe.autobalance and other:
+        if recipe.autobalance is not None and other:
             faults.append(f"[{name}] does not go with [autobalance], which finds the loss of the whole network")
-    if recipe.search and not recipe.autobalance:
+    if recipe.classifier is not None and isinstance(loss, LdamSettings | SigmoidSettings | SigmoidFocalSettings):
+        faults.append(
+            f"[loss] {loss.name} changes the last layer, and [classifier] learns that of start again; drop one"
+        )
+    if recipe.search is not None and recipe.autobalance is None:
         faults.append("[search] goes with [autobalance]")
     if stage1 and loss and loss.weights_from >= stage1.epochs:
         faults.append(f"[loss] weights_from must be below epochs, got {loss.weights_from} and {stage1.epochs}")
-    if found and search and recipe.autobalance:
+    if autobalance and search:
         try:
-            found.check_beside(search)
+            autobalance.check_beside(search)
         except UsageError as error:
             faults.append(f"[autobalance] {error}")
-    if faults or not (stage1 and loss and classifier and search and found):
+    if faults or stage1 is None or loss is None:
         raise UsageError("; ".join(faults))
-    return TrainSettings(
-        stage1, loss, classifier if recipe.classifier else None, search, found if recipe.autobalance else None
-    )
+    return TrainSettings(stage1, loss, classifier, search, autobalance)
 
 
 def supervised_settings(values: dict[str, Any]) -> SupervisedSettings:

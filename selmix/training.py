@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from selmix.agreement import together
 from selmix.checkpoints import save_tensors
 from selmix.data.sources import open_images
 from selmix.data.splits_file import write_splits
-from selmix.errors import DivergedError, UsageError
+from selmix.errors import UsageError
 from selmix.manifest import write_manifest
 from selmix.ranks import ALONE, Ranks
 from selmix.searching import in_cells, searched_loss
-from selmix.seeding import torch_generator
+from selmix.seeding import derived_seed, torch_generator
 from selmix.stage1.classifier import exported_state, prepare_classifier
 from selmix.stage1.images import TrainingImages
 from selmix.stage1.personal import NoisyImages
@@ -28,10 +27,20 @@ from selmix.stage1.settings import SupervisedSettings
 from selmix.stage1.state import TrainingState
 from selmix.stage1.supervised import train_supervised
 from selmix.stage1.validation import validate
-from selmix.starting import starting_model
+from selmix.starting import Start, starting_model
 from selmix.train_recipe import TrainRecipe, TrainSettings, train_settings
 from selmix.training_job import Bar, Job, no_bar, with_val
-from selmix.training_run import BEST, CHECKPOINT, LAST, MODEL, SPLITS_FILE, EpochLog, training_folder
+from selmix.training_run import (
+    BEST,
+    CHECKPOINT,
+    LAST,
+    MODEL,
+    SPLITS_FILE,
+    EpochLog,
+    earlier_checkpoint,
+    named_checkpoint,
+    training_folder,
+)
 
 SELECTED_BY = "mean_recall"
 
@@ -67,8 +76,8 @@ def train_backbone(
     start = starting_model(recipe, data.class_names)
     if settings.classifier is not None and settings.classifier.head_start == "stage1" and not start.has_classifier:
         raise UsageError(
-            f"a classifier is to be learnt again, and start = {recipe.start!r} has none of the classes of "
-            f"{recipe.data}; name a backbone that has, or set classifier.head_start=random"
+            f"a classifier is to be learnt again, and {recipe.start or 'a network without start'} has none of the "
+            f"classes of {recipe.data}; let start name a backbone that has, or set classifier.head_start=random"
         )
     mean, std = start.mean, start.std
     if mean is None or std is None:
@@ -81,18 +90,18 @@ def train_backbone(
                 stack.enter_context(training_folder(out, request, resume=resume))
         ranks.wait()
         job = Job(recipe, data, start.pixels, mean, std, device, ranks, bar, tensorboard)
-        job = _train(job, start.model.to(device), settings, out)
-        return write_manifest(out, job.identity, request, job.data, device=device) if ranks.leads else {}
+        job = _train(job, start, settings, out)
+        return write_manifest(out, job.identity, request, job.data, data.digest, device=device) if ranks.leads else {}
 
 
-def _train(job: Job, model: nn.Module, settings: TrainSettings, out: Path) -> Job:
+def _train(job: Job, start: Start, settings: TrainSettings, out: Path) -> Job:
     """Train in the folder of the run, and return the job with the data that the network has learnt from."""
-    whole, recipe = job.data, job.recipe
+    whole, recipe, model = job.data, job.recipe, start.model.to(job.device)
     if recipe.val_fraction is not None and "val" not in whole.splits:
         job = replace(job, data=with_val(whole, recipe.val_fraction, seed=recipe.seed))
-        if job.ranks.leads:
+        if job.ranks.leads and settings.autobalance is None:  # else the network learns from that val, too
             write_splits(job.data, out / SPLITS_FILE)
-    if settings.autobalance is None:
+    if settings.autobalance is None or settings.search is None:
         objective = settings.loss.objective(job.class_counts)
         train: TrainingImages = job.images("train", settings.stage1, augment=True)
     else:
@@ -104,7 +113,9 @@ def _train(job: Job, model: nn.Module, settings: TrainSettings, out: Path) -> Jo
             train = NoisyImages(train, tables.noise)
 
     if settings.classifier is None:
-        spared = prepare_classifier(model, objective)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived_seed(recipe.seed, "classifier"))
+            spared = prepare_classifier(model, objective, fresh=not start.has_classifier)
         state = TrainingState.begin(model, settings.stage1, undecayed=spared)
     else:
         generator = torch_generator(recipe.seed, "classifier")
@@ -136,7 +147,7 @@ def fit(
         records: begins the loop on the state, told what shows progress.
     """
     val = job.images("val", settings, augment=False) if "val" in job.data.splits else None
-    best = state.load(out / CHECKPOINT)["best"] if (out / CHECKPOINT).is_file() else -1.0
+    best = earlier_checkpoint(state, out, job.data.digest).get("best", -1.0)
 
     def keep(name: str) -> None:
         if job.ranks.leads:
@@ -144,7 +155,7 @@ def fit(
 
     log = EpochLog(out, tensorboard=job.tensorboard and job.ranks.leads)
     advance = job.bar("training", len(job.data.splits["train"].ids) * settings.epochs, state.epochs / settings.epochs)
-    try:
+    with named_checkpoint(out):
         for record in records(advance):
             last = state.epochs == settings.epochs
             if val is not None and (last or state.epochs % settings.evaluate_every == 0):
@@ -155,14 +166,7 @@ def fit(
             if job.ranks.leads:
                 log(record)
                 if last or state.epochs % settings.checkpoint_every == 0:
-                    state.save(out / CHECKPOINT, {"best": best})
-    except DivergedError as error:
-        whole = (
-            f"the last good checkpoint is {out / CHECKPOINT}" if (out / CHECKPOINT).is_file() else "no checkpoint yet"
-        )
-        told = DivergedError(f"{error}; {whole}")
-        told.agreed = error.agreed
-        raise told from error
+                    state.save(out / CHECKPOINT, {"best": best, "data": job.data.digest})
     keep(LAST)
     if job.ranks.leads:
         shutil.copyfile(out / (BEST if val is not None else LAST), out / MODEL)

@@ -1,6 +1,7 @@
 """A stage-one run on disk: one folder with what was asked, how it went, and what came out."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 import tomli_w
 
 from selmix.checkpoints import write_atomically
-from selmix.errors import UsageError
+from selmix.errors import DataError, DivergedError, UsageError
 from selmix.faults import read_toml
+from selmix.stage1.state import TrainingState
 
 CHECKPOINT, LOG, RECIPE, MANIFEST = "checkpoint.pt", "metrics.jsonl", "recipe.toml", "manifest.json"
 SPLITS_FILE = "splits.json"
@@ -39,18 +41,19 @@ def training_folder(out: Path, request: dict[str, Any], *, resume: bool) -> Iter
     if unfinished and not resume:
         raise UsageError(f"--out {out} holds an unfinished training; add --resume to go on, or name a new folder")
     if unfinished and (earlier := read_toml(out / RECIPE, "recipe")) != request:
-        changed = sorted(key for key in earlier | request if earlier.get(key) != request.get(key))
-        raise UsageError(f"--out {out} holds the training of another recipe: {', '.join(changed)} differ")
+        old, new = _flat(earlier), _flat(request)
+        changed = ", ".join(sorted(key for key in old | new if old.get(key) != new.get(key)))
+        raise UsageError(f"--out {out} holds the training of another recipe: {changed} differ; name a new folder")
+    there = out.is_dir()
     if not unfinished:
         _begin(out, request)
     try:
         yield
     except BaseException:  # Ctrl-C as well
         if not unfinished and not any(out.glob(f"**/{CHECKPOINT}")):
-            for path in (RECIPE, SPLITS_FILE, LOG, BEST):
-                (out / path).unlink(missing_ok=True)
-            if not any(out.iterdir()):
-                out.rmdir()
+            shutil.rmtree(out)  # it was empty before
+            if there:
+                out.mkdir()
         raise
 
 
@@ -64,11 +67,45 @@ def _begin(out: Path, request: dict[str, Any]) -> None:
         raise UsageError(f"--out {out} cannot be written ({error.strerror}); name another folder") from error
 
 
+def _flat(request: dict[str, Any]) -> dict[str, Any]:
+    tables = {key: value if isinstance(value, dict) else {"": value} for key, value in request.items()}
+    return {f"{key}.{name}".strip("."): item for key, table in tables.items() for name, item in table.items()}
+
+
 def _without_none(value: Any) -> Any:
     """TOML has no null: a key without a value is left out."""
     if isinstance(value, dict):
         return {key: _without_none(item) for key, item in value.items() if item is not None}
     return value
+
+
+def earlier_checkpoint(state: TrainingState, folder: Path, data: str) -> dict[str, Any]:
+    """Let a training go on from the checkpoint in a folder, and return what was saved with it; nothing without one.
+
+    Raises:
+        DataError: if it is damaged, or of other data than those of this digest.
+    """
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        return {}
+    extra = state.load(path, "data")
+    if extra["data"] != data:
+        raise DataError(f"{path} is of other data: what was trained on has changed since; bring it back, or begin anew")
+    return extra
+
+
+@contextmanager
+def named_checkpoint(folder: Path) -> Iterator[None]:
+    """Let the error of a training that diverged say where its last good checkpoint is."""
+    try:
+        yield
+    except DivergedError as error:
+        path = folder / CHECKPOINT
+        told = DivergedError(
+            f"{error}; {f'the last good checkpoint is {path}' if path.is_file() else 'there is no checkpoint yet'}"
+        )
+        told.agreed = error.agreed
+        raise told from error
 
 
 class EpochLog:

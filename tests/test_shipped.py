@@ -14,6 +14,8 @@ from selmix.data.arrays import digest_of_arrays, read_npz
 from selmix.data.longtail import exponential_counts
 from selmix.data.sources import open_images
 from selmix.errors import DataError, UsageError
+from selmix.recipe import load_recipe
+from selmix.train_recipe import TrainRecipe, train_settings
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "pretrained" / "fashion_mnist_lt"
@@ -152,6 +154,17 @@ def test_the_shipped_backbone_belongs_to_the_shipped_images():
     assert backbone.class_names == data.class_names
     assert manifest["class_counts"] == MANIFEST["splits"]["train"]["class_counts"]
     assert manifest["data"] == {"name": "shipped:fashion_mnist_lt", "split": "train", "digest": data.digest}
+
+
+def test_the_shipped_cifar_backbone_says_what_it_was_trained_with():
+    backbone = load_backbone("shipped:cifar10_lt_mislas")
+    manifest = json.loads((ROOT / "pretrained" / "cifar10_lt_mislas" / "manifest.json").read_text())
+    assert backbone.head.weight.shape == (10, 64)
+    assert manifest["class_counts"] == [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]  # specs of CIFAR-10-LT
+    for part, name in ((manifest, "mislas_stage2"), (manifest["start"], "mislas_stage1")):
+        recipe = load_recipe(ROOT / "recipes" / "cifar10_lt_if100" / f"{name}.toml", TrainRecipe, {})
+        request = recipe.model_dump() | train_settings(recipe).resolved()
+        assert json.loads(json.dumps(request)) == part["recipe"]
 
 
 def test_no_image_stands_in_two_places():

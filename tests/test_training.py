@@ -23,7 +23,7 @@ import selmix.training
 from selmix.backbones import load_backbone, load_backbone_folder
 from selmix.commands import app
 from selmix.data.images import ImageData
-from selmix.errors import UsageError
+from selmix.errors import DataError, UsageError
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
 RECIPE = """
@@ -89,6 +89,24 @@ def test_the_same_seed_trains_the_same_weights_and_another_seed_others(few_image
     assert weights[0] == weights[1] != weights[2]
 
 
+def test_a_loss_with_a_last_layer_of_its_own_repeats_with_the_seed(few_images, tmp_path):
+    for out in "ab":
+        torch.manual_seed(ord(out))
+        assert train(tmp_path, out, "--quiet", "loss.name=ldam").exit_code == 0
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_what_a_classifier_has_learnt_stays_under_losses_that_change_the_last_layer(few_images, tmp_path):
+    assert train(tmp_path, "a", "--quiet").exit_code == 0
+    before = weights(tmp_path / "a")
+    words = (f"start={tmp_path / 'a'}", "stage1.learning_rate=1e-9")
+    assert train(tmp_path, "b", "--quiet", "loss.name=sigmoid", *words).exit_code == 0
+    torch.testing.assert_close(weights(tmp_path / "b")["linear.bias"], before["linear.bias"])
+    assert train(tmp_path, "c", "--quiet", "loss.name=ldam", *words).exit_code == 0
+    directions = torch.nn.functional.normalize(before["linear.weight"])
+    torch.testing.assert_close(weights(tmp_path / "c")["linear.weight"], 30 * directions)
+
+
 def test_a_faulty_recipe_stops_before_the_data_are_opened(tmp_path, monkeypatch):
     def never(spec):
         raise AssertionError("opened")
@@ -100,6 +118,8 @@ def test_a_faulty_recipe_stops_before_the_data_are_opened(tmp_path, monkeypatch)
         (("sed=1",), "did you mean seed?"),
         (("loss.name=cdt", "loss.tau=1"), "[loss] unknown key tau"),
         (("loss.weights=class_balanced", "loss.weights_from=1"), "weights_from must be below epochs, got 1"),
+        (("loss.name=ldam", "classifier.head_factor=1"), "[loss] ldam changes the last layer"),
+        (("stage1.learning_rate=-1", "search.epochs=-3", "autobalance.tau=1"), "[stage1] learning_rate", "[search]"),
         (("search.epochs=3",), "[search] goes with [autobalance]"),
         (
             ("autobalance.tau=1.0", "loss.name=cdt"),
@@ -194,7 +214,7 @@ def test_an_interrupted_training_is_resumed_and_nothing_else_is(few_images, tmp_
 
     for words, message in (
         (("stage1.epochs=3",), "holds an unfinished training; add --resume"),
-        (("stage1.epochs=4", "--resume"), "the training of another recipe: stage1 differ"),
+        (("stage1.epochs=4", "--resume"), "the training of another recipe: stage1.epochs differ"),
     ):
         result = train(tmp_path, "a", *words)
         assert result.exit_code == 2
@@ -219,7 +239,7 @@ def test_a_loss_that_is_not_finite_has_its_own_exit_code_and_names_step_and_chec
     assert result.exit_code == 5
     message = " ".join(result.stderr.split())
     assert "the loss of epoch 1, step 2 is not finite" in message
-    assert "no checkpoint yet" in message
+    assert "there is no checkpoint yet" in message
 
 
 def test_a_classifier_is_learnt_again_on_the_network_of_an_earlier_run(few_images, tmp_path):
@@ -248,6 +268,69 @@ def test_a_classifier_is_learnt_again_on_the_network_of_an_earlier_run(few_image
     assert not (tmp_path / "d").exists()
 
 
+def test_an_empty_table_counts(few_images, tmp_path):
+    assert train(tmp_path, "a", "--quiet").exit_code == 0
+    before = weights(tmp_path / "a")
+    assert train(tmp_path, "b", "--quiet", f"start={tmp_path / 'a'}", "classifier={}").exit_code == 0
+    assert torch.equal(weights(tmp_path / "b")["conv1.weight"], before["conv1.weight"])
+    result = train(tmp_path, "c", "autobalance={}")
+    assert result.exit_code == 2
+    assert "start_epoch must be below epochs" in result.stderr
+
+
+def test_faults_that_come_late_lose_nothing(few_images, tmp_path, monkeypatch):
+    for words, message in (
+        (("std=[2,2,2]",), "std must be three numbers in (0, 1]"),
+        (("mean=[0.5,0.5,2]",), "mean must be three numbers in [0, 1]"),
+    ):
+        result = train(tmp_path, "a", *words)
+        assert result.exit_code == 2
+        assert message in result.stderr
+        assert not (tmp_path / "a").exists()
+
+    # an image of test that cannot be read is met after the last epoch
+    def unreadable(*arguments, **options):
+        raise DataError("unreadable image")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("selmix.manifest.extract_features", unreadable)
+        result = train(tmp_path, "a")
+    assert result.exit_code == 3
+    checkpoint = (tmp_path / "a" / "checkpoint.pt").read_bytes()
+    assert train(tmp_path, "a", "--quiet", "--resume").exit_code == 0
+    assert (tmp_path / "a" / "checkpoint.pt").read_bytes() == checkpoint
+
+
+def test_a_training_goes_on_with_the_data_that_it_began_with(few_images, tmp_path):
+    assert train(tmp_path, "a", "--quiet").exit_code == 0
+    (tmp_path / "a" / "manifest.json").unlink()
+    result = CliRunner().invoke(
+        app, ["finetune", "--backbone", str(tmp_path / "a"), "--data", "shipped:fashion_mnist_lt",
+              "--metric", "accuracy", "--out", str(tmp_path / "f")],
+    )  # fmt: skip
+    assert result.exit_code == 3
+    assert "holds an unfinished training" in " ".join(result.stderr.split())
+    object.__setattr__(few_images, "digest", "other")
+    result = train(tmp_path, "a", "--resume")
+    assert result.exit_code == 3
+    assert "is of other data" in " ".join(result.stderr.split())
+
+
+def test_a_backbone_that_knows_the_images_that_stand_in_for_val_is_told_of(few_images, tmp_path, monkeypatch, caplog):
+    del few_images.splits["val"]
+    assert train(tmp_path, "a", "--quiet").exit_code == 0
+    monkeypatch.setattr("selmix.extraction.open_images", lambda spec: few_images)
+    words = ["finetune", "--backbone", str(tmp_path / "a"), "--data", "x", "--metric", "accuracy"]
+    short = ["steps=10", "start_steps=10"]
+    monkeypatch.setenv("SELMIX_CACHE", str(tmp_path / "cache"))
+    assert CliRunner().invoke(app, [*words, "--out", str(tmp_path / "f"), *short]).exit_code == 0
+    assert "was trained on these very images" in caplog.text
+    caplog.clear()
+    few_images.splits["val"] = few_images.splits["test"]
+    assert CliRunner().invoke(app, [*words, "--out", str(tmp_path / "g"), *short]).exit_code == 0
+    assert "was trained on" not in caplog.text
+
+
 def test_weights_of_another_architecture_are_refused(few_images, tmp_path):
     assert train(tmp_path, "a", "--quiet").exit_code == 0
     result = train(tmp_path, "b", f"start={tmp_path / 'a'}", "architecture=cifar_resnet32")
@@ -269,7 +352,7 @@ def test_a_loss_is_searched_on_val_and_the_network_then_learns_from_all_of_train
     assert 0 < (offsets - math.log(0.1)).abs().max() < 0.1
     assert len((tmp_path / "a" / "search" / "metrics.jsonl").read_text().splitlines()) == 2
     assert json.loads((tmp_path / "a" / "manifest.json").read_text())["class_counts"] == [10] * 10
-    assert len(json.loads((tmp_path / "a" / "splits.json").read_text())["splits"]["val"]) == 30
+    assert not (tmp_path / "a" / "splits.json").exists()  # nobody may take the val of the search for a new one
 
     # an interrupted training finds the search done, and takes its loss from there
     again = tmp_path / "b"
@@ -284,6 +367,11 @@ def test_a_loss_is_searched_on_val_and_the_network_then_learns_from_all_of_train
         (again / name).unlink()
     assert train(tmp_path, "b", "--quiet", "--resume", *search).exit_code == 0
     assert not same(weights(again), weights(tmp_path / "a"))
+
+    result = train(tmp_path, "d", *search, "stage1.learning_rate=1e30")
+    assert result.exit_code == 5
+    assert "there is no checkpoint yet" in " ".join(result.stderr.split())
+    assert not (tmp_path / "d").exists()
 
     result = train(tmp_path, "c", *search[1:])
     assert result.exit_code == 2

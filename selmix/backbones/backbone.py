@@ -28,6 +28,7 @@ class Backbone:
         head: the classifier that came with the weights, if its class table is known.
         class_names: the class table of that head.
         unnamed_classes: number of outputs of a classifier whose class table is unknown.
+        trained_on: digest of the data whose train split the weights have learnt; None if it is not known.
         pixels: the part of `transform` before it normalises, RGB image -> uint8 [3, h, w]; None if there is no such.
     """
 
@@ -40,6 +41,7 @@ class Backbone:
     class_names: list[str] | None = None
     unnamed_classes: int = 0
     pixels: Callable[[Image.Image], torch.Tensor] | None = None
+    trained_on: str | None = None
 
     def head_for(self, class_names: list[str]) -> LinearHead | None:
         """Return the head with its classes in the given order, or None if it does not know just these by name."""

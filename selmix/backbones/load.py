@@ -1,6 +1,7 @@
 """From a backbone's specification to the frozen backbone."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def _from_file(spec: str, arch: str, weights: Path, origin: Origin, overrides: P
     head = fit_state(model, state, arch=arch, source=str(weights))
     if origin.class_names is not None:
         head = named_head(head, origin.class_names, source=str(weights))
-    return _frozen(spec, model, overrides, head, origin.class_names)
+    return replace(_frozen(spec, model, overrides, head, origin.class_names), trained_on=origin.trained_on)
 
 
 def _of_other_size(model: Any, state: dict[str, torch.Tensor]) -> bool:

@@ -20,11 +20,13 @@ class Origin:
         architecture: timm's name of the model, if the weights say it.
         class_names: the classes of the classifier in the order of its outputs, if they are named.
         preprocessing: what the weights were trained with, as far as it is not the architecture's.
+        trained_on: digest of the data whose train split they have learnt; None if it is not known.
     """
 
     architecture: str | None
     class_names: list[str] | None
     preprocessing: Preprocessing
+    trained_on: str | None = None
 
 
 def origin_of_folder(folder: Path) -> Origin:
@@ -33,6 +35,8 @@ def origin_of_folder(folder: Path) -> Origin:
     Raises:
         DataError: if the manifest is missing, faulty, or of other weights.
     """
+    if (folder / "checkpoint.pt").is_file() and not (folder / "manifest.json").is_file():
+        raise DataError(f"{folder} holds an unfinished training; finish it with `selmix train ... --resume`")
     if not (folder / "manifest.json").is_file():
         raise DataError(
             f"{folder} is no folder of `selmix train`: it has no manifest.json; name a checkpoint with --arch, or "
@@ -73,7 +77,9 @@ def _origin(content: dict[str, Any], class_names: list[str] | None, *, source: s
         preprocessing = Preprocessing(None if size is None else size[1:], content.get("mean"), content.get("std"))
     except (TypeError, UsageError) as error:
         raise DataError(f"{source}: {error}") from error
-    return Origin(architecture, class_names, preprocessing)
+    data = content.get("data")
+    digest = data.get("digest") if isinstance(data, dict) else None
+    return Origin(architecture, class_names, preprocessing, digest if isinstance(digest, str) else None)
 
 
 def _class_table(names: Any, *, source: str) -> list[str]:

@@ -231,7 +231,7 @@ def hyper_step(
 
 def loss_learning_rate(settings: AutoBalanceSettings, *, at: float) -> float:
     """Return the learning rate of the loss, `at` epochs from the start of training."""
-    factor = warmup(at - settings.start_epoch, warmup_epochs=settings.warmup_epochs)
+    factor = warmup(max(0.0, at - settings.start_epoch), warmup_epochs=settings.warmup_epochs)
     return settings.learning_rate * factor * steps(at, at=settings.step_epochs, factors=settings.step_factors)
 
 

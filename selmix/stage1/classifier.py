@@ -29,7 +29,7 @@ class CosineClassifier(nn.Module):
             return F.linear(F.normalize(features.to(self.weight.dtype)), F.normalize(self.weight))
 
 
-def prepare_classifier(model: nn.Module, objective: Objective) -> tuple[nn.Parameter, ...]:
+def prepare_classifier(model: nn.Module, objective: Objective, *, fresh: bool = True) -> tuple[nn.Parameter, ...]:
     """Give a network the last layer that an objective wants, in place.
 
     A cosine classifier is made of torch's global random numbers, as all initial weights are.
@@ -37,6 +37,7 @@ def prepare_classifier(model: nn.Module, objective: Objective) -> tuple[nn.Param
     Args:
         model: with timm's `get_classifier`.
         objective: what will be minimised.
+        fresh: whether its classifier has learnt nothing yet; else what it has learnt stays, as far as it can.
 
     Returns:
         The parameters that weight decay must spare: the last bias, where each class is judged against the
@@ -56,9 +57,13 @@ def prepare_classifier(model: nn.Module, objective: Objective) -> tuple[nn.Param
     name = next(name for name, module in model.named_modules() if module is classifier)
     if objective.cosine_scale is not None:
         cosine = CosineClassifier(classifier.in_features, classifier.out_features, scale=objective.cosine_scale)
+        if not fresh:
+            cosine.weight.data.copy_(classifier.weight.data)
+        cosine.weight.requires_grad_(classifier.weight.requires_grad)
         model.set_submodule(name, cosine.to(classifier.weight))
         return ()
-    nn.init.constant_(classifier.bias, one_vs_rest_bias(classifier.out_features))
+    if fresh:
+        nn.init.constant_(classifier.bias, one_vs_rest_bias(classifier.out_features))
     return (classifier.bias,)
 
 

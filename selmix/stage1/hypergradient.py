@@ -169,7 +169,7 @@ def implicit_hypergradient(
 
 
 def safe_step(eigenvalue: float, *, damping: float = 0.0) -> float:
-    """Return the step of a Neumann series at which even an estimate of half the largest eigenvalue converges."""
+    """Return the step of a Neumann series that converges for every estimate above half the largest eigenvalue."""
     return 1 / max(eigenvalue + damping, 1e-12)
 
 

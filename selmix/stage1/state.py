@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,19 +82,23 @@ class TrainingState:
         torch.save(content | {"epochs": self.epochs, "extra": extra}, buffer)
         write_atomically(path, buffer.getvalue())
 
-    def load(self, path: Path) -> dict[str, Any]:
-        """Take over a checkpoint, and return what was saved with it.
+    def load(self, path: Path, *wanted: str) -> dict[str, Any]:
+        """Take over a checkpoint, and return what was saved with it, `wanted` keys at least.
 
         Raises:
             DataError: if it cannot be read, or is that of another model or other settings.
         """
         device = next(self.model.parameters()).device
         try:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()  # compares checksums, which torch does not
+            if damaged is not None:
+                raise ValueError(f"{damaged} has another checksum")
             content = torch.load(path, map_location=device, weights_only=True)
             for name, part in self._parts().items():
                 part.load_state_dict(content[name])
             self.epochs = content["epochs"]
-            return dict(content["extra"])
+            return {key: content["extra"][key] for key in wanted} | content["extra"]
         except pickle.UnpicklingError as error:
             raise DataError(f"{path} holds more than a checkpoint, or is damaged; remove it to begin anew") from error
         except Exception as error:  # whatever the readers raise on foreign bytes

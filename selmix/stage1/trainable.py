@@ -24,9 +24,9 @@ def train_only(model: nn.Module, prefixes: Iterable[str]) -> None:
     modules = dict(model.named_modules())
     for prefix in prefixes:
         if not prefix or prefix not in modules:
-            raise UsageError(
-                f"trains: no module is called {prefix!r}: {suggestion(prefix, [*modules][1:], listed=False)}"
-            )
+            top = ", ".join(name for name, _ in model.named_children())
+            near = suggestion(prefix, [*modules][1:], listed=False)
+            raise UsageError(f"trains: no module is called {prefix!r}: {near}; at the top there are {top}")
 
     def learns(name: str) -> bool:
         return any(f"{name}.".startswith(f"{prefix}.") for prefix in prefixes)
