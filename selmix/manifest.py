@@ -8,7 +8,7 @@ import torch
 
 import selmix
 from selmix.backbones import load_backbone
-from selmix.checkpoints import file_digest, write_atomically
+from selmix.checkpoints import file_digest, read_metadata, write_atomically
 from selmix.data.images import ImageData
 from selmix.evaluation import ClassGroups, evaluate
 from selmix.features.extract import extract_features
@@ -40,6 +40,7 @@ def write_manifest(
     counts = torch.bincount(torch.from_numpy(train.labels), minlength=len(data.class_names))
     manifest = identity | {
         "name": request["name"],
+        "epoch": read_metadata(out / MODEL)["epoch"],
         "class_counts": counts.tolist(),
         "data": {"name": request["data"], "split": "train", "digest": digest},
         "recipe": request,

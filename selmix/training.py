@@ -1,5 +1,6 @@
 """Stage one from a recipe to a run folder: a backbone, and the manifest that says what it is."""
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -41,6 +42,8 @@ from selmix.training_run import (
     named_checkpoint,
     training_folder,
 )
+
+logger = logging.getLogger("selmix")
 
 SELECTED_BY = "mean_recall"
 
@@ -101,6 +104,8 @@ def _train(job: Job, start: Start, settings: TrainSettings, out: Path) -> Job:
         job = replace(job, data=with_val(whole, recipe.val_fraction, seed=recipe.seed))
         if job.ranks.leads and settings.autobalance is None:  # else the network learns from that val, too
             write_splits(job.data, out / SPLITS_FILE)
+    elif recipe.val_fraction is not None:
+        logger.info(f"val_fraction = {recipe.val_fraction} is not used: the data have a val")
     if settings.autobalance is None or settings.search is None:
         objective = settings.loss.objective(job.class_counts)
         train: TrainingImages = job.images("train", settings.stage1, augment=True)

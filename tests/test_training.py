@@ -67,6 +67,7 @@ def test_train_writes_a_backbone_with_a_manifest_that_vouches_for_it(few_images,
     assert manifest["class_counts"] == [10] * 10
     assert manifest["recipe"]["stage1"]["epochs"] == 1
     assert set(manifest["metrics"]) == {"val", "test"}
+    assert manifest["epoch"] == 1
     backbone = load_backbone_folder(tmp_path / "a")
     assert backbone.head is not None
     assert backbone.head.weight.shape == (10, 64)
@@ -156,6 +157,7 @@ def test_the_best_epoch_on_val_is_kept_and_the_last_beside_it(few_images, tmp_pa
     monkeypatch.setattr("selmix.training.validate", judged)
     assert train(tmp_path, "a", "--quiet", "stage1.epochs=4").exit_code == 0
     assert same(weights(tmp_path / "a"), seen[1])
+    assert json.loads((tmp_path / "a" / "manifest.json").read_text())["epoch"] == 2
     assert same(weights(tmp_path / "a", "best.safetensors"), seen[1])
     assert same(weights(tmp_path / "a", "last.safetensors"), seen[3])
     log = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]

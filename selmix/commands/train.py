@@ -14,7 +14,7 @@ from selmix.pipeline import choose_device
 from selmix.ranks import join_ranks
 from selmix.recipe import load_recipe, parse_assignments
 from selmix.train_recipe import TrainRecipe
-from selmix.training import train_backbone
+from selmix.training import SELECTED_BY, train_backbone
 
 
 def train(
@@ -53,6 +53,8 @@ def train(
     if as_json:
         print(json.dumps(manifest, indent=1))
     elif not quiet:
+        chosen = f"the best on val by {SELECTED_BY}" if "val" in manifest["metrics"] else "the last, as there is no val"
+        out.print(f"kept: epoch {manifest['epoch']}, {chosen}")
         for split, metrics in manifest["metrics"].items():
             out.print(f"{split}: accuracy {metrics['accuracy']:.3f}, min_recall {metrics['min_recall']:.3f}")
         out.print(f"written: {folder / 'model.safetensors'}, {folder / 'manifest.json'}")
