@@ -17,9 +17,9 @@ from selmix.stage1.settings import SupervisedSettings
 from selmix.stage1.state import TrainingState
 from selmix.starting import starting_model
 from selmix.training_job import Job
-from selmix.training_run import CHECKPOINT, EpochLog, earlier_checkpoint, named_checkpoint
+from selmix.training_run import CHECKPOINT, SEARCH, EpochLog, earlier_checkpoint, named_checkpoint
 
-FOLDER, LOSS = "search", "loss.json"
+LOSS = "loss.json"
 
 
 def searched_loss(job: Job, out: Path, settings: AutoBalanceSettings, loop: SupervisedSettings) -> LossTables:
@@ -42,7 +42,7 @@ def searched_loss(job: Job, out: Path, settings: AutoBalanceSettings, loop: Supe
         raise UsageError(
             "a loss is searched on val, and the data have none; set val_fraction in the recipe, e.g. to 0.2"
         )
-    folder = out / FOLDER
+    folder = out / SEARCH
     if not (folder / LOSS).is_file():
         if job.ranks.count > 1:
             raise UsageError("a loss is searched in one process; leave torchrun away until search/loss.json is there")

@@ -16,6 +16,7 @@ from selmix.stage1.state import TrainingState
 
 CHECKPOINT, LOG, RECIPE, MANIFEST = "checkpoint.pt", "metrics.jsonl", "recipe.toml", "manifest.json"
 SPLITS_FILE = "splits.json"
+SEARCH, TENSORBOARD = "search", "tensorboard"
 LAST, BEST, MODEL = "last.safetensors", "best.safetensors", "model.safetensors"
 
 
@@ -51,9 +52,12 @@ def training_folder(out: Path, request: dict[str, Any], *, resume: bool) -> Iter
         yield
     except BaseException:  # Ctrl-C as well
         if not unfinished and not any(out.glob(f"**/{CHECKPOINT}")):
-            shutil.rmtree(out)  # it was empty before
-            if there:
-                out.mkdir()
+            for name in (RECIPE, SPLITS_FILE, LOG, BEST, LAST, MODEL):
+                (out / name).unlink(missing_ok=True)
+            for name in (SEARCH, TENSORBOARD):
+                shutil.rmtree(out / name, ignore_errors=True)
+            if not there and not any(out.iterdir()):
+                out.rmdir()
         raise
 
 
@@ -118,7 +122,7 @@ class EpochLog:
             UsageError: if TensorBoard is wanted and not installed.
         """
         self._path = out / LOG
-        self._writer = _summary_writer(out / "tensorboard") if tensorboard else None
+        self._writer = _summary_writer(out / TENSORBOARD) if tensorboard else None
 
     def __call__(self, record: dict[str, Any]) -> None:
         """Add the record of an epoch; those of epochs that are trained again after an interruption are replaced."""
