@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 import selmix
-from selmix.backbones import load_backbone
+from selmix.backbones import Backbone, load_backbone
 from selmix.checkpoints import file_digest, read_metadata, write_atomically
 from selmix.data.images import ImageData
 from selmix.evaluation import ClassGroups, evaluate
 from selmix.features.extract import extract_features
+from selmix.heads import LinearHead
 from selmix.predictions import predict
 from selmix.training_run import MANIFEST, MODEL
 
@@ -38,8 +39,11 @@ def write_manifest(
     train = data.splits["train"]
     assert train.labels is not None
     counts = torch.bincount(torch.from_numpy(train.labels), minlength=len(data.class_names))
+    backbone = load_backbone(str(out / MODEL))  # as a user gets it, from disk
+    assert backbone.head is not None
     manifest = identity | {
         "name": request["name"],
+        "num_features": backbone.head.weight.shape[1],
         "epoch": read_metadata(out / MODEL)["epoch"],
         "class_counts": counts.tolist(),
         "data": {"name": request["data"], "split": "train", "digest": digest},
@@ -51,22 +55,20 @@ def write_manifest(
     if request.get("start") and (Path(request["start"]) / MANIFEST).is_file():
         earlier = json.loads((Path(request["start"]) / MANIFEST).read_text())
         manifest["start"] = {key: earlier.get(key) for key in ("name", "recipe", "sha256", "start")}
-    manifest["metrics"] = _metrics(out / MODEL, data, ClassGroups.from_counts(counts), device)
+    manifest["metrics"] = _metrics(backbone, backbone.head, data, ClassGroups.from_counts(counts), device)
     # last of all: a folder with a manifest is a finished training
     write_atomically(out / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return manifest
 
 
 def _metrics(
-    weights: Path, data: ImageData, groups: ClassGroups, device: torch.device
+    backbone: Backbone, head: LinearHead, data: ImageData, groups: ClassGroups, device: torch.device
 ) -> dict[str, dict[str, float | None]]:
-    backbone = load_backbone(str(weights))  # as a user gets it, from disk
-    assert backbone.head is not None
     metrics: dict[str, dict[str, float | None]] = {}
     for split in ("val", "test"):
         if split in data.splits:
             images = data.splits[split]
-            predictions = predict(backbone.head, extract_features(backbone, images, device=device))
+            predictions = predict(head, extract_features(backbone, images, device=device))
             labels = torch.from_numpy(images.labels)
-            metrics[split] = evaluate(predictions, labels, groups, num_classes=backbone.head.num_classes).metrics
+            metrics[split] = evaluate(predictions, labels, groups, num_classes=head.num_classes).metrics
     return metrics

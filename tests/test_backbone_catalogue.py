@@ -36,15 +36,15 @@ def run(*words: str) -> tuple[int, str, str]:
 
 
 def test_what_ships_is_what_its_manifest_says():
-    (row,) = shipped_backbones()
-    manifest = json.loads((ROOT / "pretrained" / "fashion_resnet32" / "manifest.json").read_text())
-    assert row["name"] == "shipped:fashion_resnet32"
-    assert [row[key] for key in ("architecture", "num_features", "licence")] == [
-        manifest[key] for key in ("architecture", "num_features", "licence")
-    ]
-    assert row["input_size"] == [28, 28]
-    assert row["num_classes"] == 10
-    assert row["test"] == manifest["metrics"]["test"]
+    rows = {row["name"]: row for row in shipped_backbones()}
+    assert set(rows) == {"shipped:fashion_resnet32", "shipped:cifar10_lt_mislas"}
+    for name, row in rows.items():
+        manifest = json.loads((ROOT / "pretrained" / name.removeprefix("shipped:") / "manifest.json").read_text())
+        assert [row[key] for key in ("architecture", "licence")] == [manifest["architecture"], "Apache-2.0"]
+        assert row["num_features"] == 64
+        assert row["input_size"] == manifest["input_size"][1:]
+        assert row["num_classes"] == 10
+        assert row["test"] == manifest["metrics"]["test"]
 
 
 def test_our_own_architectures_are_all_that_we_register():

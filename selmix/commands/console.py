@@ -29,6 +29,7 @@ def guarded(*, quiet: bool, debug: bool, silent: bool = False) -> Iterator[None]
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logger.addHandler(handler)
+    level = logger.level
     logger.setLevel(logging.CRITICAL + 1 if silent else logging.ERROR if quiet else logging.INFO)
     try:
         yield
@@ -45,6 +46,7 @@ def guarded(*, quiet: bool, debug: bool, silent: bool = False) -> Iterator[None]
         raise typer.Exit(INTERRUPTED) from error
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 @contextmanager
