@@ -10,6 +10,7 @@ import torch
 
 from selmix.agreement import together
 from selmix.backbones import load_backbone
+from selmix.data.assembly import digest_of_images
 from selmix.data.images import ImageData
 from selmix.data.sources import open_images
 from selmix.features.cached import load_cache
@@ -101,7 +102,8 @@ def _filled(
     recipe: ExtractRecipe, images: ImageData, device: torch.device, ranks: Ranks, track: Track | None
 ) -> tuple[Filled, LinearHead | None]:
     backbone = load_backbone(recipe.backbone, arch=recipe.arch, overrides=recipe.overrides())
-    if backbone.trained_on == images.digest and "val" not in images.splits and ranks.leads:
+    train = digest_of_images(images.class_names, {"train": images.splits["train"]}, images.group_names)
+    if backbone.trained_on == train and "val" not in images.splits and ranks.leads:
         logger.warning(
             f"{recipe.backbone} was trained on these very images of train, and a part of them will stand in for val: "
             "it knows them, so what steers the tuning is too good to be true; bring a val that it has not seen, as "

@@ -22,7 +22,6 @@ def write_manifest(
     identity: dict[str, Any],
     request: dict[str, Any],
     data: ImageData,
-    digest: str,
     *,
     device: torch.device,
 ) -> dict[str, Any]:
@@ -30,10 +29,9 @@ def write_manifest(
 
     Args:
         out: folder with the weights.
-        identity: architecture, class table, input size and normalisation.
+        identity: architecture, class table, input size, normalisation and data.
         request: the recipe, every default filled in.
         data: what it was trained on.
-        digest: of the data that the recipe names, before a val was set aside.
         device: where to evaluate.
     """
     train = data.splits["train"]
@@ -46,7 +44,6 @@ def write_manifest(
         "num_features": backbone.head.weight.shape[1],
         "epoch": read_metadata(out / MODEL)["epoch"],
         "class_counts": counts.tolist(),
-        "data": {"name": request["data"], "split": "train", "digest": digest},
         "recipe": request,
         "licence": request["licence"],
         "versions": {"selmix": selmix.__version__, "torch": torch.__version__},

@@ -17,9 +17,7 @@ from selmix.stage1.settings import SupervisedSettings
 from selmix.stage1.state import TrainingState
 from selmix.starting import starting_model
 from selmix.training_job import Job
-from selmix.training_run import CHECKPOINT, SEARCH, EpochLog, earlier_checkpoint, named_checkpoint
-
-LOSS = "loss.json"
+from selmix.training_run import CHECKPOINT, LOSS, SEARCH, EpochLog, earlier_checkpoint, named_checkpoint
 
 
 def searched_loss(job: Job, out: Path, settings: AutoBalanceSettings, loop: SupervisedSettings) -> LossTables:
@@ -72,7 +70,7 @@ def _search(job: Job, folder: Path, settings: AutoBalanceSettings, loop: Supervi
     state = TrainingState.begin(model.to(job.device), loop)
     searching = SearchState.begin(design, settings)
     folder.mkdir(exist_ok=True)
-    earlier = earlier_checkpoint(state, folder, job.data.digest)
+    earlier = earlier_checkpoint(state, folder, job.origin)
     if earlier:
         searching.load_state_dict(earlier["searching"])
     log = EpochLog(folder, tensorboard=job.tensorboard)
@@ -82,7 +80,7 @@ def _search(job: Job, folder: Path, settings: AutoBalanceSettings, loop: Supervi
             state, searching, train, val, design, settings, loop, seed=job.recipe.seed, advance=advance
         ):
             log(record)
-            if state.epochs % loop.checkpoint_every == 0:
-                state.save(folder / CHECKPOINT, {"searching": searching.state_dict(), "data": job.data.digest})
+            if state.epochs % loop.checkpoint_every == 0 or state.epochs == loop.epochs:
+                state.save(folder / CHECKPOINT, {"searching": searching.state_dict(), "origin": job.origin})
     found = {"val_error": searching.best_score, "tables": design.tables(searching.best).to_dict()}
     write_atomically(folder / LOSS, json.dumps(found, indent=1) + "\n")

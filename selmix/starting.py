@@ -28,6 +28,7 @@ class Start:
         mean: normalisation, per channel of images in [0, 1], as the recipe says or the first weights are used to; None
             if nobody says.
         std: likewise.
+        digest: of the first weights and their preprocessing; empty where they are random.
         has_classifier: whether a classifier of these very classes came with the weights.
     """
 
@@ -35,6 +36,7 @@ class Start:
     pixels: Callable[[Image.Image], torch.Tensor]
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
+    digest: str
     has_classifier: bool
 
 
@@ -50,16 +52,22 @@ def starting_model(recipe: TrainRecipe, class_names: list[str]) -> Start:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(recipe.seed, "initialisation"))
         model = build_model(recipe.architecture, num_classes=len(class_names))
-    mean, std, has_classifier = recipe.mean, recipe.std, False
+    mean, std, digest, has_classifier = recipe.mean, recipe.std, "", False
     preprocessing = apply_preprocessing(model, Preprocessing(recipe.input_size, mean, std))
     if recipe.start is not None:
         backbone = _opened(recipe)
+        digest = backbone.digest
         has_classifier = _take_over(model, backbone, class_names, source=recipe.start)
         mean, std = mean or backbone.preprocessing["mean"], std or backbone.preprocessing["std"]
     if recipe.trains:
         train_only(model, recipe.trains)
     return Start(
-        model, create_transform(**preprocessing, is_training=False, use_prefetcher=True), mean, std, has_classifier
+        model,
+        create_transform(**preprocessing, is_training=False, use_prefetcher=True),
+        mean,
+        std,
+        digest,
+        has_classifier,
     )
 
 

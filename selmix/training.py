@@ -12,6 +12,7 @@ import torch
 
 from selmix.agreement import together
 from selmix.checkpoints import save_tensors
+from selmix.data.assembly import digest_of_images
 from selmix.data.sources import open_images
 from selmix.data.splits_file import write_splits
 from selmix.errors import UsageError
@@ -28,7 +29,7 @@ from selmix.stage1.settings import SupervisedSettings
 from selmix.stage1.state import TrainingState
 from selmix.stage1.supervised import train_supervised
 from selmix.stage1.validation import validate
-from selmix.starting import Start, starting_model
+from selmix.starting import starting_model
 from selmix.train_recipe import TrainRecipe, TrainSettings, train_settings
 from selmix.training_job import Bar, Job, no_bar, with_val
 from selmix.training_run import (
@@ -92,17 +93,19 @@ def train_backbone(
             if ranks.leads:
                 stack.enter_context(training_folder(out, request, resume=resume))
         ranks.wait()
-        job = Job(recipe, data, start.pixels, mean, std, device, ranks, bar, tensorboard)
-        job = _train(job, start, settings, out)
-        return write_manifest(out, job.identity, request, job.data, data.digest, device=device) if ranks.leads else {}
+        learnt = digest_of_images(data.class_names, {"train": data.splits["train"]}, data.group_names)
+        job = Job(recipe, data, start, learnt, mean, std, device, ranks, bar, tensorboard)
+        job = _train(job, settings, out)
+        return write_manifest(out, job.identity, request, job.data, device=device) if ranks.leads else {}
 
 
-def _train(job: Job, start: Start, settings: TrainSettings, out: Path) -> Job:
+def _train(job: Job, settings: TrainSettings, out: Path) -> Job:
     """Train in the folder of the run, and return the job with the data that the network has learnt from."""
-    whole, recipe, model = job.data, job.recipe, start.model.to(job.device)
+    whole, recipe, model = job.data, job.recipe, job.start.model.to(job.device)
     if recipe.val_fraction is not None and "val" not in whole.splits:
         job = replace(job, data=with_val(whole, recipe.val_fraction, seed=recipe.seed))
-        if job.ranks.leads and settings.autobalance is None:  # else the network learns from that val, too
+        fresh = job.ranks.leads and not (out / SPLITS_FILE).is_file()
+        if fresh and settings.autobalance is None:  # else the network learns from that val, too
             write_splits(job.data, out / SPLITS_FILE)
     elif recipe.val_fraction is not None:
         logger.info(f"val_fraction = {recipe.val_fraction} is not used: the data have a val")
@@ -120,7 +123,7 @@ def _train(job: Job, start: Start, settings: TrainSettings, out: Path) -> Job:
     if settings.classifier is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(recipe.seed, "classifier"))
-            spared = prepare_classifier(model, objective, fresh=not start.has_classifier)
+            spared = prepare_classifier(model, objective, fresh=not job.start.has_classifier)
         state = TrainingState.begin(model, settings.stage1, undecayed=spared)
     else:
         generator = torch_generator(recipe.seed, "classifier")
@@ -152,7 +155,7 @@ def fit(
         records: begins the loop on the state, told what shows progress.
     """
     val = job.images("val", settings, augment=False) if "val" in job.data.splits else None
-    best = earlier_checkpoint(state, out, job.data.digest).get("best", -1.0)
+    best = earlier_checkpoint(state, out, job.origin).get("best", -1.0)
 
     def keep(name: str) -> None:
         if job.ranks.leads:
@@ -171,7 +174,7 @@ def fit(
             if job.ranks.leads:
                 log(record)
                 if last or state.epochs % settings.checkpoint_every == 0:
-                    state.save(out / CHECKPOINT, {"best": best, "data": job.data.digest})
+                    state.save(out / CHECKPOINT, {"best": best, "origin": job.origin})
     keep(LAST)
     if job.ranks.leads:
         shutil.copyfile(out / (BEST if val is not None else LAST), out / MODEL)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
-from PIL import Image
 
 from selmix.data.assembly import digest_of_images
 from selmix.data.images import ImageData
@@ -17,6 +16,7 @@ from selmix.stage1.images import DeviceImages
 from selmix.stage1.placing import training_images
 from selmix.stage1.settings import SupervisedSettings
 from selmix.stage1.streaming import StreamedImages
+from selmix.starting import Start
 from selmix.train_recipe import TrainRecipe
 
 
@@ -40,7 +40,8 @@ class Job:
     Attributes:
         recipe: what was asked.
         data: train, and where there is one val, and test.
-        pixels: what an image becomes where nothing is random: RGB image -> uint8 [3, h, w].
+        start: what training starts from.
+        learnt: digest of the train split, all of it.
         mean: normalisation, per channel of images in [0, 1].
         std: likewise.
         device: where to train.
@@ -51,7 +52,8 @@ class Job:
 
     recipe: TrainRecipe
     data: ImageData
-    pixels: Callable[[Image.Image], torch.Tensor]
+    start: Start
+    learnt: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
     device: torch.device
@@ -69,7 +71,7 @@ class Job:
             settings=settings,
             device=self.device,
             augment=augment,
-            pixels=self.pixels,
+            pixels=self.start.pixels,
             processes=self.ranks.count,
         )
 
@@ -82,6 +84,11 @@ class Job:
         return counts.to(self.device)
 
     @property
+    def origin(self) -> str:
+        """What a checkpoint belongs to: digests of data and first weights."""
+        return f"{self.data.digest} {self.start.digest}"
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What the weights say by themselves: they are also opened as a plain checkpoint."""
         return {
@@ -90,6 +97,7 @@ class Job:
             "input_size": [3, *self.recipe.input_size],
             "mean": list(self.mean),
             "std": list(self.std),
+            "data": {"name": self.recipe.data, "split": "train", "digest": self.learnt},
         }
 
 

@@ -16,7 +16,7 @@ from selmix.stage1.state import TrainingState
 
 CHECKPOINT, LOG, RECIPE, MANIFEST = "checkpoint.pt", "metrics.jsonl", "recipe.toml", "manifest.json"
 SPLITS_FILE = "splits.json"
-SEARCH, TENSORBOARD = "search", "tensorboard"
+SEARCH, LOSS, TENSORBOARD = "search", "loss.json", "tensorboard"
 LAST, BEST, MODEL = "last.safetensors", "best.safetensors", "model.safetensors"
 
 
@@ -51,7 +51,7 @@ def training_folder(out: Path, request: dict[str, Any], *, resume: bool) -> Iter
     try:
         yield
     except BaseException:  # Ctrl-C as well
-        if not unfinished and not any(out.glob(f"**/{CHECKPOINT}")):
+        if not unfinished and not any(any(out.glob(f"**/{name}")) for name in (CHECKPOINT, LOSS)):
             for name in (RECIPE, SPLITS_FILE, LOG, BEST, LAST, MODEL):
                 (out / name).unlink(missing_ok=True)
             for name in (SEARCH, TENSORBOARD):
@@ -83,18 +83,18 @@ def _without_none(value: Any) -> Any:
     return value
 
 
-def earlier_checkpoint(state: TrainingState, folder: Path, data: str) -> dict[str, Any]:
+def earlier_checkpoint(state: TrainingState, folder: Path, origin: str) -> dict[str, Any]:
     """Let a training go on from the checkpoint in a folder, and return what was saved with it; nothing without one.
 
     Raises:
-        DataError: if it is damaged, or of other data than those of this digest.
+        DataError: if it is damaged, or of another origin: other data, or other first weights.
     """
     path = folder / CHECKPOINT
     if not path.is_file():
         return {}
-    extra = state.load(path, "data")
-    if extra["data"] != data:
-        raise DataError(f"{path} is of other data: what was trained on has changed since; bring it back, or begin anew")
+    extra = state.load(path, "origin")
+    if extra["origin"] != origin:
+        raise DataError(f"{path} is of other data or other first weights; bring those back, or begin in a new folder")
     return extra
 
 

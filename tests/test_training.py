@@ -312,9 +312,11 @@ def test_a_training_goes_on_with_the_data_that_it_began_with(few_images, tmp_pat
     )  # fmt: skip
     assert result.exit_code == 3
     assert "holds an unfinished training" in " ".join(result.stderr.split())
+    (tmp_path / "a" / "splits.json").write_text("kept")
     object.__setattr__(few_images, "digest", "other")
     result = train(tmp_path, "a", "--resume")
     assert result.exit_code == 3
+    assert (tmp_path / "a" / "splits.json").read_text() == "kept"
     assert "is of other data" in " ".join(result.stderr.split())
 
 
@@ -326,6 +328,10 @@ def test_a_backbone_that_knows_the_images_that_stand_in_for_val_is_told_of(few_i
     short = ["steps=10", "start_steps=10"]
     monkeypatch.setenv("SELMIX_CACHE", str(tmp_path / "cache"))
     assert CliRunner().invoke(app, [*words, "--out", str(tmp_path / "f"), *short]).exit_code == 0
+    assert "was trained on these very images" in caplog.text
+    caplog.clear()
+    words[2] = str(tmp_path / "a" / "model.safetensors")
+    assert CliRunner().invoke(app, [*words, "--out", str(tmp_path / "h"), *short]).exit_code == 0
     assert "was trained on these very images" in caplog.text
     caplog.clear()
     few_images.splits["val"] = few_images.splits["test"]

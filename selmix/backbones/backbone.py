@@ -28,7 +28,7 @@ class Backbone:
         head: the classifier that came with the weights, if its class table is known.
         class_names: the class table of that head.
         unnamed_classes: number of outputs of a classifier whose class table is unknown.
-        trained_on: digest of the data whose train split the weights have learnt; None if it is not known.
+        trained_on: digest of the train split that the weights have learnt; None if it is not known.
         pixels: the part of `transform` before it normalises, RGB image -> uint8 [3, h, w]; None if there is no such.
     """
 

@@ -20,7 +20,7 @@ class Origin:
         architecture: timm's name of the model, if the weights say it.
         class_names: the classes of the classifier in the order of its outputs, if they are named.
         preprocessing: what the weights were trained with, as far as it is not the architecture's.
-        trained_on: digest of the data whose train split they have learnt; None if it is not known.
+        trained_on: digest of the train split that they have learnt; None if it is not known.
     """
 
     architecture: str | None
