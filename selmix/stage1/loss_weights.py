@@ -1,5 +1,6 @@
 """What the settings of all losses have in common: the weights of the classes."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,7 @@ from selmix.stage1.objective import Losses, Objective
 
 
 @dataclass(frozen=True)
-class LossSettings:
+class LossSettings(ABC):
     """A loss and the weights of the classes, which every loss can have; the losses are subclasses.
 
     Attributes:
@@ -57,9 +58,9 @@ class LossSettings:
         """Return what the values of this loss must be: name -> (the rule in words, whether it holds)."""
         return {}
 
+    @abstractmethod
     def losses(self, class_counts: torch.Tensor) -> Losses:
         """Return the loss per image."""
-        raise NotImplementedError
 
 
 def known_counts(class_counts: torch.Tensor) -> torch.Tensor:
