@@ -270,6 +270,19 @@ def test_a_classifier_is_learnt_again_on_the_network_of_an_earlier_run(few_image
     assert not (tmp_path / "d").exists()
 
 
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(KeyboardInterrupt(), 130), (RuntimeError("KeyboardInterrupt: <EMPTY MESSAGE>"), 130), (RuntimeError("bug"), 1)],
+)
+def test_ctrl_c_is_no_fault_even_where_torch_wraps_it(few_images, tmp_path, monkeypatch, error, code):
+    def interrupted(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("selmix.training.train_supervised", interrupted)
+    assert train(tmp_path, "a").exit_code == code
+    assert not (tmp_path / "a").exists()
+
+
 def test_an_empty_table_counts(few_images, tmp_path):
     assert train(tmp_path, "a", "--quiet").exit_code == 0
     before = weights(tmp_path / "a")

@@ -41,7 +41,9 @@ def guarded(*, quiet: bool, debug: bool, silent: bool = False) -> Iterator[None]
         if not (silent and error.agreed):
             show_error(str(error))
         raise typer.Exit(error.exit_code) from error
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "KeyboardInterrupt" not in str(error):  # scripted parts of torch wrap it
+            raise
         err.print("interrupted")
         raise typer.Exit(INTERRUPTED) from error
     finally:
