@@ -18,7 +18,7 @@ from selmix.ranks import ALONE
 from selmix.seeding import derived_seed
 from selmix.stage1.autobalance_settings import AutoBalanceSettings
 from selmix.stage1.design import LossDesign, LossTables
-from selmix.stage1.hypergradient import Tree, conjugate_gradient, dot, largest_eigenvalue, neumann, safe_step
+from selmix.stage1.hypergradient import Tree, dot, largest_eigenvalue, safe_step, through_minimiser
 from selmix.stage1.hyperstep import trained_parameters, training_products, validation_gradient
 from selmix.stage1.images import TrainingImages
 from selmix.stage1.personal import perturb, spherical_noise
@@ -211,14 +211,10 @@ def hyper_step(
         found, searching.direction = largest_eigenvalue(products, searching.direction or vector, iterations=iterations)
         searching.eigenvalue = max(found, _MEMORY * searching.eigenvalue)
 
-    growth = torch.ones(())
-    if series:
-        length = safe_step(searching.eigenvalue, damping=settings.damping) if auto else float(settings.step)
-        change, growth = neumann(products, vector, step=length, terms=settings.terms, damping=settings.damping)
-    elif settings.method == "conjugate_gradient":
-        change = conjugate_gradient(products, vector, terms=settings.terms, damping=settings.damping)
-    else:
-        change = {name: -part for name, part in products(vector, hessian=False)[1].items()}
+    step = safe_step(searching.eigenvalue, damping=settings.damping) if auto else float(settings.step)
+    change, growth = through_minimiser(
+        products, vector, method=settings.method, step=step, terms=settings.terms, damping=settings.damping
+    )
     searching.hyper_steps += 1
     if not float(growth) <= _BLOWN_UP or not float(dot(change, change)) < torch.inf:
         searching.skipped += 1

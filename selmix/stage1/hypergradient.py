@@ -159,13 +159,33 @@ def implicit_hypergradient(
         return second_products(inner, theta, alpha, vector, hessian=hessian)
 
     vector = gradient(outer, theta)
-    if method == "identity":
-        return {name: -part for name, part in products(vector, hessian=False)[1].items()}
-    if method == "conjugate_gradient":
-        return conjugate_gradient(products, vector, terms=terms, damping=damping)
     if step == "auto":
-        step = safe_step(largest_eigenvalue(products, vector, iterations=50)[0], damping=damping)
-    return neumann(products, vector, step=step, terms=terms, damping=damping)[0]
+        found = largest_eigenvalue(products, vector, iterations=50)[0] if method == "neumann" else 0.0
+        step = safe_step(found, damping=damping)
+    return through_minimiser(products, vector, method=method, step=step, terms=terms, damping=damping)[0]
+
+
+def through_minimiser(
+    products: Products, vector: Tree, *, method: Method, step: float, terms: int, damping: float
+) -> tuple[Tree, torch.Tensor]:
+    """Return -M^T p, where p is what `method` takes for (H + damping)^-1 vector, and the growth of its series.
+
+    Args:
+        products: of the inner loss.
+        vector: gradient of the outer loss in theta.
+        method: `identity` takes the vector itself.
+        step: of the Neumann series.
+        terms: its powers beyond the first, or steps of conjugate gradients.
+        damping: added to the eigenvalues of H.
+
+    Returns:
+        The hypergradient, shaped as alpha, and what `neumann` says of its series; 1 for the others.
+    """
+    if method == "neumann":
+        return neumann(products, vector, step=step, terms=terms, damping=damping)
+    if method == "conjugate_gradient":
+        return conjugate_gradient(products, vector, terms=terms, damping=damping), torch.ones(())
+    return {name: -part for name, part in products(vector, hessian=False)[1].items()}, torch.ones(())
 
 
 def safe_step(eigenvalue: float, *, damping: float = 0.0) -> float:
