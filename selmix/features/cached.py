@@ -97,7 +97,6 @@ def _load(folder: Path, ranks: Ranks, images: ImageData | None) -> FeatureData:
         ids=ids,
         group_names=sidecar.group_names,
         head=None if weight is None else LinearHead(torch.from_numpy(weight), torch.from_numpy(bias)),
-        unlabeled_count=sidecar.unlabeled,
         digests={"data": sidecar.identity.data, "backbone": sidecar.identity.backbone},
         seconds={"extract": 0.0},
         cache={

@@ -7,13 +7,14 @@ import torch
 
 from selmix.data.arrays import digest_of_arrays, read_npz
 from selmix.errors import DataError
-from selmix.features.labeled import FeatureData, LabeledFeatures
+from selmix.features.labeled import FeatureData, LabeledFeatures, UnlabeledFeatures
 from selmix.heads import LinearHead
 
 _SPLITS = ("train", "val", "test")
 _KEYS = {f"{split}_{part}" for split in _SPLITS for part in ("features", "labels", "groups")} | {
-    "unlabeled_features", "head_weight", "head_bias", "class_names",
+    "unlabeled_features", "unlabeled_labels", "head_weight", "head_bias", "class_names",
 }  # fmt: skip
+_AUDIT = "unlabeled_labels"  # never a label to learn from
 
 _MOST_ROWS = 10_000  # classes times groups: gains are a matrix of so many rows and columns
 
@@ -22,8 +23,10 @@ def load_features(path: Path) -> FeatureData:
     """Load an `.npz` of ready features.
 
     Keys: `train_features` [n, d] and `train_labels` [n], the same for `val` and `test` (both optional), and optionally
-    `train_groups` [n] (integers or strings; then for every split), `unlabeled_features`, `head_weight` [k, d],
-    `head_bias` [k], `class_names` [k].
+    `train_groups` [n] (integers or strings; then for every split), `unlabeled_features` [u, d], `unlabeled_labels` [u],
+    `head_weight` [k, d], `head_bias` [k], `class_names` [k]. The unlabeled pool may be empty. Its labels serve the
+    audit of pseudo-labels and nothing else: the digest does not depend on them, and one outside 0..k-1 stands for a
+    sample of no known class.
 
     Raises:
         DataError: naming every fault: keys, shapes, NaN, labels out of range, a class missing in a split, a group of
@@ -46,12 +49,26 @@ def load_features(path: Path) -> FeatureData:
     return FeatureData(
         class_names=_class_names(arrays),
         splits=splits,
-        ids={split: [str(row) for row in range(len(content.labels))] for split, content in splits.items()},
+        ids={
+            key.removesuffix("_features"): [str(row) for row in range(len(array))]
+            for key, array in arrays.items()
+            if key.endswith("_features")
+        },
         group_names=[str(name) for name in groups],
         head=_head(arrays),
-        unlabeled_count=len(arrays.get("unlabeled_features", ())),
-        digests={"data": digest_of_arrays(arrays)},
+        unlabeled=_pool(arrays),
+        digests={"data": digest_of_arrays({key: array for key, array in arrays.items() if key != _AUDIT})},
     )
+
+
+def _pool(arrays: dict[str, np.ndarray]) -> UnlabeledFeatures | None:
+    if "unlabeled_features" not in arrays:
+        return None
+    audit = arrays.get(_AUDIT)
+    if audit is not None:
+        audit = np.where((audit >= 0) & (audit < len(_class_names(arrays))), audit, -1).astype(np.int64)
+    features = torch.from_numpy(_single(arrays["unlabeled_features"]))
+    return UnlabeledFeatures(features, audit=None if audit is None else torch.from_numpy(audit))
 
 
 def _key_faults(arrays: dict[str, np.ndarray]) -> list[str]:
@@ -60,6 +77,8 @@ def _key_faults(arrays: dict[str, np.ndarray]) -> list[str]:
     for split in _SPLITS:
         keys = [f"{split}_{part}" for part in parts]
         wanted += keys if split == "train" or any(key in arrays for key in keys) else []
+    if _AUDIT in arrays:
+        wanted.append("unlabeled_features")
     if "head_bias" in arrays:
         wanted.append("head_weight")
     missing = [key for key in wanted if key not in arrays]
@@ -78,7 +97,8 @@ def _shape_faults(arrays: dict[str, np.ndarray]) -> list[str]:
     for key, array in arrays.items():
         dimensions = 2 if key.endswith(("features", "weight")) else 1
         kinds = _KINDS.get(key.rpartition("_")[2], "f")
-        if array.ndim != dimensions or array.size == 0:
+        may_be_empty = key.startswith("unlabeled_") and array.shape[1:] != (0,)
+        if array.ndim != dimensions or (array.size == 0 and not may_be_empty):
             faults.append(f"{key} must be a non-empty array of {dimensions} dimension(s), got shape {array.shape}")
         if array.dtype.kind not in kinds:
             kind = {"U": "strings", "iu": "integers", "f": "floats", "iuU": "integers or strings"}[kinds]
@@ -106,7 +126,7 @@ def _content_faults(arrays: dict[str, np.ndarray]) -> list[str]:
     faults = []
     for key, array in arrays.items():
         if array.dtype.kind == "f":
-            bad_rows = np.flatnonzero(~np.isfinite(_single(array).reshape(len(array), -1)).all(1))
+            bad_rows = np.flatnonzero(~np.isfinite(_single(array)).all(axis=tuple(range(1, array.ndim))))
             if len(bad_rows):
                 faults.append(f"{key} has NaN or infinite values in {len(bad_rows)} row(s), the first is {bad_rows[0]}")
     names = _class_names(arrays)
