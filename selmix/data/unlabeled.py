@@ -13,18 +13,17 @@ from selmix.data.manifest import MANIFEST_ENDINGS, read_manifest
 from selmix.data.rows import SPLITS, Coded, Rows
 from selmix.data.sources import open_images
 
-NO_POOL = "none"
 _LIST_ENDING = ".txt"
 
 
-def with_pool(data: ImageData, spec: str) -> ImageData:
+def with_pool(data: ImageData, spec: str | None) -> ImageData:
     """Replace the unlabeled pool of a data set by another one, or by none.
 
     Classes that the source knows for the images are looked up in the class table by name, and serve the audit alone.
 
     Args:
         data: with or without a pool.
-        spec: `none`; a folder of images, in class folders or not; a manifest: its rows of `unlabeled`, all if it has no
+        spec: None; a folder of images, in class folders or not; a manifest: its rows of `unlabeled`, all if it has no
             split column; a list file (.txt); or what else `open_images` takes: its `unlabeled`, or train without one.
 
     Raises:
@@ -32,7 +31,7 @@ def with_pool(data: ImageData, spec: str) -> ImageData:
         DataError: naming the first faults, if the pool is missing or faulty.
     """
     splits = {split: part for split, part in data.splits.items() if split != "unlabeled"}
-    if spec != NO_POOL:
+    if spec is not None:
         splits["unlabeled"] = _pool(spec, data.class_names)
     in_order = {split: splits[split] for split in SPLITS if split in splits}
     return replace(data, splits=in_order, digest=digest_of_images(data.class_names, in_order, data.group_names))

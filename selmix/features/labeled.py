@@ -114,11 +114,14 @@ class FeatureData:
 
     def shard(self, ranks: Ranks) -> "FeatureData":
         """Return the part of a rank, every count-th sample: what is left of features that every process could read."""
-        own = {name: torch.arange(ranks.rank, len(names), ranks.count) for name, names in self.ids.items()}
+
+        def own(count: int) -> torch.Tensor:
+            return torch.arange(ranks.rank, count, ranks.count)
+
         return replace(
             self,
-            splits={name: split.subset(own[name]) for name, split in self.splits.items()},
-            unlabeled=self.unlabeled and self.unlabeled.subset(own["unlabeled"]),
+            splits={name: split.subset(own(len(split.labels))) for name, split in self.splits.items()},
+            unlabeled=self.unlabeled and self.unlabeled.subset(own(len(self.unlabeled.features))),
             ids={name: names[ranks.rank :: ranks.count] for name, names in self.ids.items()},
             ranks=ranks,
         )
