@@ -8,7 +8,7 @@ import torch
 
 
 def head_probabilities(logits: torch.Tensor) -> torch.Tensor:
-    """Return the softmax of logits [m, k], float32; a row that is not finite abstains.
+    """Return the softmax of logits [m, k], float32; a row with nan or inf abstains.
 
     >>> head_probabilities(torch.tensor([[0.0, 0.0], [float("nan"), 1.0]])).tolist()
     [[0.5, 0.5], [0.0, 0.0]]
@@ -22,7 +22,7 @@ def corrected_probabilities(logits: torch.Tensor, trained_prior: torch.Tensor, p
     A class without a share of either prior gets probability 0: what its logit was trained to mean is unknown.
 
     Args:
-        logits: [m, k]; a row that is not finite abstains.
+        logits: [m, k]; a row with nan or inf abstains.
         trained_prior: [k], the prior that the logits answer for: uniform for a class-balanced head.
         prior: [k], that of the pool.
 
@@ -40,7 +40,6 @@ def agreed(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 
 def _softmax(logits: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """Return the float32 softmax of logits + shift; zeros where a logit is not finite or every class is ruled out."""
+    """Return the float32 softmax of logits + shift; zeros where that is not a number (all classes are ruled out)."""
     probabilities = (logits.double() + shift.to(logits.device)).softmax(1)
-    known = logits.isfinite().all(1) & probabilities.isfinite().all(1)
-    return torch.where(known[:, None], probabilities, 0).float()
+    return torch.where(probabilities.isfinite().all(1, keepdim=True), probabilities, 0).float()

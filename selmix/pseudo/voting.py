@@ -155,9 +155,8 @@ class NeighbourVotes:
         if not len(bank.labels):
             return torch.zeros(len(similarities), num_classes)
         excluded = torch.as_tensor(excluded).expand(len(similarities))
-        found = self.positions[rows].long()
-        there, found = found >= 0, found.clamp(min=0)
-        voters = there & ((bank.folds[found] != excluded[:, None]) | (excluded[:, None] < 0))
+        found = self.positions[rows].long().clamp(min=0)  # nobody is at similarity -inf: without weight
+        voters = (bank.folds[found] != excluded[:, None]) | (excluded[:, None] < 0)
         voters &= voters.cumsum(1) <= self.settings.count
         similarities = similarities.masked_fill(~voters, float("-inf")).double()
         best = similarities.amax(1, keepdim=True).nan_to_num(neginf=0)
