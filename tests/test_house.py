@@ -40,7 +40,7 @@ FLOORS = [
         "shipped",
         "wide_resnet",
     ],
-    ["baselines", "stage1", "stage2"],
+    ["baselines", "pseudo", "stage1", "stage2"],
     [
         "check",
         "compare",
