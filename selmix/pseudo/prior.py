@@ -53,7 +53,7 @@ def black_box_prior(rates: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     the direction u = t pi of the least |B pi|^2, whatever t: one problem of non-negative least squares.
 
     Args:
-        rates: [k, c].
+        rates: [k, c], of one judged class at least.
         counts: [c], at least one.
     """
     judged = (rates.sum(1) > 0).numpy()
