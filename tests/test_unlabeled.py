@@ -86,7 +86,7 @@ def test_rows_whose_file_is_gone_take_their_label_with_them(root):
 
 
 def test_what_is_drawn_as_the_pool_keeps_its_labels_for_the_audit(tmp_path):
-    root = write_image_folder(tmp_path / "data", {"train": {"ant": 9, "bee": 9}})
+    write_image_folder(tmp_path / "data", {"train": {"ant": 9, "bee": 9}})
     semi = "[semi]\nhead_count = 2\nimbalance_factor = 2\nunlabeled_head_count = 4\nunlabeled_imbalance_factor = 2\n"
     (tmp_path / "d.toml").write_text('source = "data"\n' + semi)
     drawn = open_images(str(tmp_path / "d.toml"))
@@ -114,7 +114,9 @@ def test_no_digest_depends_on_labels_for_the_audit():
     }
     assert len(digests) == 1
     assert split.subset(np.array([1])).audit is None
-    assert ImageSplit(["a", "b"], None, split.images, audit=np.array([3, 5])).subset(np.array([1])).audit.tolist() == [5]
+    assert ImageSplit(["a", "b"], None, split.images, audit=np.array([3, 5])).subset(np.array([1])).audit.tolist() == [
+        5
+    ]
 
 
 def lists(root):
