@@ -75,7 +75,7 @@ def with_pool_features(data: FeatureData, path: Path) -> FeatureData:
     if _POOL not in arrays:
         raise DataError(f"{path} lacks {_POOL} (it has {', '.join(sorted(everything))}); write them with np.savez")
     width = data.splits["train"].features.shape[1]
-    faults = _shape_faults(arrays, width, "the features") or _number_faults(arrays)
+    faults = _shape_faults(arrays, width, "train") or _number_faults(arrays)
     if faults:
         raise DataError(f"{path}: {'; '.join(faults)}; mend the arrays and write them with np.savez")
     pool = _pool(arrays, len(data.class_names))
