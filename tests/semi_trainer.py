@@ -97,7 +97,9 @@ def flat_pixels(count: int, seed: int) -> torch.Tensor:
 
 def images(count: int, seed: int, padding: int | None) -> WideImages:
     """Return inputs in float64, so that what is left of differences is no rounding."""
-    return WideImages(flat_pixels(count, seed), torch.tensor([0, 0, 0, 1, 1, 2]).repeat(count)[:count], MEAN, STD, padding)
+    return WideImages(
+        flat_pixels(count, seed), torch.tensor([0, 0, 0, 1, 1, 2]).repeat(count)[:count], MEAN, STD, padding
+    )
 
 
 def pool(count: int = 17, seed: int = 1, padding: int | None = None) -> PoolImages:

@@ -3,7 +3,6 @@
 import json
 import math
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -166,7 +165,9 @@ def test_the_loss_is_in_full_precision(monkeypatch):
     share = FixMatch.share
 
     def noted(self, step):
-        seen.append({part.dtype for own in (step.labeled, step.strong, step.weak) for part in (own.features, own.logits)})
+        seen.append(
+            {part.dtype for own in (step.labeled, step.strong, step.weak) for part in (own.features, own.logits)}
+        )
         assert not step.weak.logits.requires_grad
         return share(self, step)
 
