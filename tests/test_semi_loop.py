@@ -48,8 +48,9 @@ def test_steps_average_and_figures_by_hand():
     oracle = begin()[0].model.backbone.train()
     assert torch.equal(oracle.conv.weight, state.model.backbone.conv.weight)
     weights = list(oracle.parameters())
-    velocity, history, step = [torch.zeros_like(weight) for weight in weights], [], 0
-    for epoch, record in enumerate(train_semi(state, labeled, unlabeled, settings, semi, seed=5)):
+    velocity, history, step, advanced = [torch.zeros_like(weight) for weight in weights], [], 0, []
+    run = train_semi(state, labeled, unlabeled, settings, semi, seed=5, advance=advanced.append)
+    for epoch, record in enumerate(run):
         plan = plan_semi_epoch(labeled.labels, 17, settings, semi, epoch=epoch, seed=5)
         losses, used = [], []
         for mine, theirs in zip(plan.labeled.positions, plan.positions, strict=True):
@@ -81,6 +82,8 @@ def test_steps_average_and_figures_by_hand():
         parts = record["labeled_loss"] + 0.7 * record["unlabeled_loss"]
         assert record["loss"] == pytest.approx(parts)
     assert step == 12
+    assert advanced == [15] * 12
+    assert semi.images(settings) == 60
     for own, other in zip(state.model.backbone.parameters(), weights, strict=True):
         torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)
     # d^11 w_1 + (1 - d) sum_t d^(12 - t) w_t

@@ -83,6 +83,10 @@ def test_a_recipe_trains_a_backbone_and_no_label_of_the_pool_is_looked_at(data, 
     for name in ("model.safetensors", "last.safetensors"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
+    data.splits["unlabeled"] = data.splits["unlabeled"].subset(np.arange(29))
+    assert train(tmp_path, "c", "--quiet", "loss.name=logit_adjustment").exit_code == 0
+    assert (tmp_path / "a" / "last.safetensors").read_bytes() != (tmp_path / "c" / "last.safetensors").read_bytes()
+
 
 def test_the_average_is_kept_and_training_goes_on_after_an_interruption(data, tmp_path, monkeypatch):
     kept = []
@@ -99,6 +103,7 @@ def test_the_average_is_kept_and_training_goes_on_after_an_interruption(data, tm
     assert all(torch.equal(tensor, kept[1][name]) for name, tensor in weights.items())
     checkpoint = torch.load(tmp_path / "a" / "checkpoint.pt", weights_only=True)
     assert not torch.equal(checkpoint["model"]["backbone.fc.weight"], weights["fc.weight"])
+    assert torch.equal(checkpoint["model"]["backbone.bn1.running_mean"], weights["bn1.running_mean"])
 
     def stopped(own, record):
         if record["epoch"] > 1:
@@ -160,12 +165,17 @@ def test_a_method_that_learns_from_the_average_needs_one(data, tmp_path, monkeyp
     class Looking(FixMatch):
         wants_average = True
 
+        def end_epoch(self, ended):
+            seen.append((ended.epoch, int(ended.confusion().sum())))
+
+    seen = []
     monkeypatch.setattr("selmix.semi.settings.FixMatch", Looking)
     result = train(tmp_path, "a", "stage1.average_decay=0")
     assert result.exit_code == 2
     assert "set stage1.average_decay, e.g. to 0.999" in " ".join(result.stderr.split())
     assert not (tmp_path / "a").exists()
     assert train(tmp_path, "b", "--quiet").exit_code == 0
+    assert seen == [(0, 10), (1, 10)]  # images of val
 
 
 def test_a_table_without_keys_is_fixmatch():

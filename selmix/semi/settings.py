@@ -1,7 +1,6 @@
 """Settings of learning from unlabeled images, which become a method when the objective is known."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
@@ -14,7 +13,7 @@ from selmix.stage1.settings import SupervisedSettings
 
 @dataclass(frozen=True)
 class SemiSettings:
-    """FixMatch, and what all methods have in common.
+    """FixMatch, and what all methods have in common; the settings of another method are a subclass, in `METHODS`.
 
     Attributes:
         method: what is made of the unlabeled images.
@@ -24,7 +23,7 @@ class SemiSettings:
         steps_per_epoch: an epoch is so many steps, whatever the number of images.
     """
 
-    method: Literal["fixmatch"] = "fixmatch"
+    method: str = "fixmatch"
     unlabeled_ratio: int = 2
     threshold: float = 0.95
     unlabeled_weight: float = 1.0
