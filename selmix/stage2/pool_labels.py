@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from selmix.confusion import confusion_counts, row_normalised
+from selmix.errors import UsageError
 from selmix.features.rows import pick, row_blocks
 from selmix.features.space import FeatureSpace
 from selmix.pairs import ClassMembers
@@ -16,7 +17,7 @@ from selmix.pseudo.selection import Candidates, candidates, select
 from selmix.pseudo.settings import PseudoSettings
 from selmix.stage2.crossfit import CrossFit, members_of
 from selmix.stage2.evidence import Evidence
-from selmix.stage2.witnesses import GRAPH_MOST, GraphWitness, Likeness, VoteWitness, Witness
+from selmix.stage2.witnesses import GRAPH_MOST, GraphWitness, VoteWitness, Witness
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,12 @@ class PoolLabeler:
             plan: with a pool that is not empty.
             evidence: labeled samples, judged out of fold.
             settings: where pseudo-labels come from and which are used.
+
+        Raises:
+            UsageError: if several processes are to ask neighbours.
         """
         self.plan, self.evidence, self.settings = plan, evidence, settings
-        self._labels = plan.labels[torch.cat(evidence.positions)]
+        self._labels = evidence.rows // plan.groups
         self._rows = pick(plan.features, torch.tensor(plan.unlabeled))
         self.source = settings.source
         if self.source == "auto":
@@ -65,45 +69,79 @@ class PoolLabeler:
         self._asks_head = self.source in ("head", "corrected", "agreement")
         self._witness: Witness | None = None
         if self.source in ("neighbours", "propagation", "agreement"):
+            if plan.ranks.count > 1:
+                raise UsageError(
+                    f"pseudo.source={self.source} asks neighbours, which works in one process; take corrected or head"
+                )
             votes = self.source == "neighbours" or len(plan.features) > GRAPH_MOST
             self._witness = VoteWitness(plan) if votes else GraphWitness(plan)
-        self.likeness = Likeness(plan) if settings.novelty else None
-        self._familiar = None if self.likeness is None else self.likeness.familiar(settings.novelty)
 
     def label(self, weights: torch.Tensor) -> PoolLabels:
-        """Return the pseudo-labels, given the encoded heads [h, k, d + 1]."""
-        num_classes, worth = self.plan.num_classes, self.evidence.weights
-        judged = self._judged(weights)
-        opinion = fit_opinion(judged, self._labels, worth)
-        without_prior = opinion.logits(judged)
-        confusion = confusion_counts(self._labels, without_prior.argmax(1), num_classes, weights=worth)
+        """Return the pseudo-labels, given the encoded heads [h, k, d + 1].
+
+        Every head is told by sources, weighed and corrected to a prior, that know nothing of the labels that it judges.
+        """
+        scores = self._judged(weights)
+        sizes = [len(own) for own in self.evidence.positions]
+        everyone = torch.arange(len(self._labels))
+        judged = everyone.split(sizes) if self.plan.ranks.count == 1 else ()
+        passed = torch.full_like(self._labels, -1)
+        of_head, found, last = [], None, len(weights) - 1
+        for head, weight in enumerate(weights):
+            own = judged[head] if head < len(judged) else everyone[:0]
+            known = torch.ones(len(everyone), dtype=torch.bool)
+            known[own] = False
+            view = self._view(scores, known, weight, -1 if head == last else head)
+            passed[own] = self._selected([view.opinion.logits([part[own] for part in scores])], view.prior)[1]
+            found, classes = self._selected(self._of_pool(view.opinion, weight, view.fold), view.prior)
+            of_head.append(classes)
+        assert found is not None
+        if not judged:
+            passed = self._selected([view.opinion.logits(scores)], view.prior)[1]
+        precision = pseudo_precision(self._labels, passed, view.prior, weights=self.evidence.weights)
+        trusted = (precision.estimate >= self.settings.bound) & (precision.evidence > 0)
+        of_head = [torch.where((classes >= 0) & trusted[classes], classes, -1) for classes in of_head]
+        return PoolLabels(of_head, found, view.confusion, view.predicted, view.prior, precision, trusted, view.opinion)
+
+    def _view(self, scores: list[torch.Tensor], known: torch.Tensor, weight: torch.Tensor, fold: int) -> "_View":
+        """Weigh the sources by the labeled samples that are `known`, and estimate the prior of the pool with them."""
+        num_classes = self.plan.num_classes
+        labels, worth = self._labels[known], self.evidence.weights[known]
+        kept = [own[known] for own in scores]
+        opinion = fit_opinion(kept, labels, worth)
+        confusion = confusion_counts(labels, opinion.logits(kept).argmax(1), num_classes, weights=worth)
         predicted = torch.zeros(num_classes, dtype=torch.float64)
-        for block in self._of_pool(opinion, weights[-1], -1):
+        for block in self._of_pool(opinion, weight, fold):
             predicted += torch.bincount(block.argmax(1), minlength=num_classes)
         predicted = self.plan.ranks.total(predicted)
         prior = torch.full_like(predicted, 1 / num_classes)
         if self.source != "head":
             prior = estimate_prior(row_normalised(confusion + 1 / num_classes), predicted, pseudo_count=num_classes)
+        return _View(fold, opinion, confusion, predicted, prior)
 
-        def selected(blocks: Iterable[torch.Tensor]) -> tuple[Candidates, torch.Tensor]:
-            found = candidates((block + prior.log()).softmax(1) for block in blocks)
-            return found, select(found, self.settings, class_counts=self.plan.class_counts, prior=prior)
+    def _selected(self, blocks: Iterable[torch.Tensor], prior: torch.Tensor) -> tuple[Candidates, torch.Tensor]:
+        found = candidates((block + prior.log()).softmax(1) for block in blocks)
+        return found, select(found, self.settings, class_counts=self.plan.class_counts, prior=prior)
 
-        precision = pseudo_precision(self._labels, selected([without_prior])[1], prior, weights=worth)
-        trusted = (precision.estimate >= self.settings.bound) & (precision.evidence > 0)
-        of_head = []
-        for fold, weight in enumerate(weights):
-            last = fold == len(self.plan.judged)
-            found, classes = selected(self._of_pool(opinion, weight, -1 if last else fold))
-            used = (classes >= 0) & trusted[classes]
-            of_head.append(torch.where(used if self._familiar is None else used & self._familiar, classes, -1))
-        return PoolLabels(of_head, found, confusion, predicted, prior, precision, trusted, opinion)
+    def told(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return what each source by itself takes the pool for, int64 [u], -1 for an abstention; one head [k, d + 1]."""
+        parts: dict[str, list[torch.Tensor]] = {}
+        for rows, features in row_blocks(self._rows):
+            if self._asks_head:
+                parts.setdefault("head", []).append((self.plan.pool.space.encode(features) @ weight.T).argmax(1))
+            if self._witness is not None:
+                shares = self._witness.pool(-1, rows)
+                name = "votes" if isinstance(self._witness, VoteWitness) else "graph"
+                parts.setdefault(name, []).append(torch.where((shares > 0).any(1), shares.argmax(1), -1))
+        return {name: torch.cat(own) for name, own in parts.items()}
 
     def _judged(self, weights: torch.Tensor) -> list[torch.Tensor]:
         """Return what each source says of the evidence, [m, k], told by what it has not learnt."""
         scores = []
         if self._asks_head:
-            own = [(rows @ weight.T).log_softmax(1) for rows, weight in zip(self.evidence.features, weights, strict=False)]
+            own = [
+                (rows @ weight.T).log_softmax(1) for rows, weight in zip(self.evidence.features, weights, strict=False)
+            ]
             scores.append(torch.cat(own))
         if self._witness is not None:
             told = [self._witness.labeled(fold, own) for fold, own in enumerate(self.evidence.positions)]
@@ -134,3 +172,14 @@ class PoolLabeler:
             partners.append(members_of(everyone, num_classes, among=torch.cat([alone, pseudo]), ranks=plan.ranks))
             both.append(members_of(everyone, num_classes, among=torch.cat([repeated, pseudo]), ranks=plan.ranks))
         return (both, both) if self.settings.draws == "both" else (plan.class_members, partners)
+
+
+@dataclass(frozen=True)
+class _View:
+    """What a head that must not know a fold is told of the pool: see `PoolLabels`."""
+
+    fold: int
+    opinion: Opinion
+    confusion: torch.Tensor
+    predicted: torch.Tensor
+    prior: torch.Tensor

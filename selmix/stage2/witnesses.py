@@ -5,8 +5,8 @@ from typing import Protocol
 import torch
 
 from selmix.features.rows import Rows, pick
-from selmix.pseudo.novelty import class_weights, least_likeness, likeness, share_unlike
-from selmix.pseudo.propagation import AffinityGraph, PropagationSettings, Propagated
+from selmix.pseudo.novelty import class_weights, likeness, share_unlike
+from selmix.pseudo.propagation import AffinityGraph, Propagated, PropagationSettings
 from selmix.pseudo.voting import VoteSettings, VotingBank
 from selmix.stage2.crossfit import CrossFit
 
@@ -71,30 +71,18 @@ class VoteWitness:
         return self._of_pool.probabilities(self._uniform, excluded=fold, rows=rows)
 
 
-class Likeness:
-    """How much the samples of the pool are like anything labeled, beside what validation samples are.
+def share_of_no_class(plan: CrossFit, prior: torch.Tensor) -> float:
+    """Return a lower bound of the pool's share that is of no known class, given the prior [k] of the others.
 
-    Attributes:
-        pool: float32 [u].
+    The pool's likeness to what is labeled is compared with that of validation samples; those of train may be known to
+    the backbone by heart.
     """
-
-    def __init__(self, plan: CrossFit) -> None:
-        labeled, pool = _parts(plan)
-        bank, nearest = VotingBank(labeled, plan.labels, plan.num_classes), VoteSettings()
-        # those of train may be known to the backbone by heart
-        self._labels = plan.labels[plan.num_train :]
-        val = torch.arange(plan.num_train, len(plan.labels))
-        self._own = likeness(bank.search(pick(plan.features, val), nearest, own=val).similarities)
-        self.pool = likeness(bank.search(pool, nearest).similarities)
-
-    def familiar(self, share: float) -> torch.Tensor:
-        """Return which of the pool are at least as like them as all but a share of the validation samples, bool [u]."""
-        weights = torch.bincount(self._labels).double().clamp_min(1).reciprocal()[self._labels]
-        return self.pool >= least_likeness(self._own, weights, share=share)
-
-    def unlike(self, prior: torch.Tensor) -> float:
-        """Return a lower bound of the pool's share that is of no known class, given the prior [k] of the others."""
-        return share_unlike(self._own, class_weights(self._labels, prior), self.pool)
+    labeled, pool = _parts(plan)
+    bank, nearest = VotingBank(labeled, plan.labels, plan.num_classes), VoteSettings()
+    val = torch.arange(plan.num_train, len(plan.labels))
+    own = likeness(bank.search(pick(plan.features, val), nearest, own=val).similarities)
+    of_pool = likeness(bank.search(pool, nearest).similarities)
+    return share_unlike(own, class_weights(plan.labels[val], prior), of_pool)
 
 
 def folds_of(plan: CrossFit) -> torch.Tensor:
