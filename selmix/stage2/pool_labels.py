@@ -124,7 +124,7 @@ class PoolLabeler:
         return found, select(found, self.settings, class_counts=self.plan.class_counts, prior=prior)
 
     def told(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return what each source by itself takes the pool for, int64 [u], -1 if it abstains; by one head [k, d + 1]."""
+        """Return what each source alone takes the pool for, int64 [u], -1 if it abstains; by one head [k, d + 1]."""
         parts: dict[str, list[torch.Tensor]] = {}
         for rows, features in row_blocks(self._rows):
             if self._asks_head:
