@@ -63,5 +63,5 @@ def test_a_query_is_left_out_by_its_number_even_if_a_twin_is_found_before_it():
 def test_lists_find_what_lies_close():
     bank = torch.nn.functional.normalize(rows(3000, 2))
     near = torch.nn.functional.normalize(bank + 0.01 * rows(3000, 3))
-    found = NeighbourIndex(bank, lists=True).search(near, 1).positions[:, 0]
+    found = NeighbourIndex(bank, kind="lists").search(near, 1).positions[:, 0]
     assert float((found == torch.arange(3000)).float().mean()) > 0.97
