@@ -7,10 +7,10 @@ Three kinds of search:
   that come out best. For rows x, y of the bank with second moments w_1 >= w_2 >= ... along its principal directions,
   what x.y misses without the directions after r has root mean square sqrt(w_{r+1}^2 + w_{r+2}^2 + ...); r is the
   least that keeps this under a bound. Where the moments do not fall off, r is large and the search is flat.
-- "lists" sorts the rows into lists of like ones and looks into a few lists: most of a query's neighbourhood is missed,
+- "lists" sorts the rows into lists of like ones and looks into a few: a part of a query's neighbourhood is missed,
   but not a row that is almost the same.
 
-docs/scaling.md has what they cost and find. A graph (HNSW) is slower than a shortlist for the same recall, and differs
+docs/scaling.md has what they cost and find. A graph (HNSW) is slower than a shortlist for the same recall, and may differ
 from run to run if it is built by several threads.
 """
 
