@@ -10,8 +10,8 @@ Three kinds of search:
 - "lists" sorts the rows into lists of like ones and looks into a few: a part of a query's neighbourhood is missed,
   but not a row that is almost the same.
 
-docs/scaling.md has what they cost and find. A graph (HNSW) is slower than a shortlist for the same recall, and may differ
-from run to run if it is built by several threads.
+docs/scaling.md has what they cost and find. A graph (HNSW) is slower than a shortlist for the same recall, and may
+differ from run to run if it is built by several threads.
 """
 
 import sys
