@@ -9,12 +9,15 @@ from pydantic import BaseModel, Field, ValidationError, create_model, model_vali
 
 from selmix.errors import UsageError
 from selmix.faults import STRICT, all_faults, read_toml
+from selmix.pseudo.settings import PseudoSettings
 from selmix.stage2.settings import RefineSettings
 
 if TYPE_CHECKING:
     from selmix.backbones import Preprocessing
 
 _Settings = TypeVar("_Settings")
+
+NO_POOL = "none"
 
 
 class _Extraction(BaseModel):
@@ -49,14 +52,19 @@ class ExtractRecipe(_Extraction):
 
     backbone: str
     data: str
+    unlabeled: str | None = None
 
 
 class _Source(_Extraction):
-    """What to work on: either `features`, or `backbone` and `data` and how these become features."""
+    """What to work on: either `features`, or `backbone` and `data` and how these become features.
+
+    `unlabeled` names an unlabeled pool in place of their own one, or `none`.
+    """
 
     backbone: str | None = None
     data: str | None = None
     features: str | None = None
+    unlabeled: str | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -68,6 +76,8 @@ class _Source(_Extraction):
                 raise ValueError(
                     f"--{name.replace('_', '-')} goes with --backbone and --data; ready features are what they are"
                 )
+        if features is not None and self.unlabeled not in (None, NO_POOL) and not self.unlabeled.endswith(".npz"):
+            raise ValueError(f"--unlabeled beside --features is {NO_POOL}, or an .npz; got {self.unlabeled}")
         return self
 
     def extraction(self) -> ExtractRecipe:
@@ -83,6 +93,7 @@ class FinetuneRecipe(_Source):
     diagnose: bool = False
     seed: int = 0
     stage2: dict[str, Any] = {}
+    pseudo: dict[str, Any] = {}
 
 
 class CompareRecipe(_Source):
@@ -210,6 +221,24 @@ def _three_numbers(option: str, text: str) -> tuple[float, ...]:
     if len(numbers) != 3:
         raise UsageError(f"{option} is three numbers, one a channel, such as 0.5,0.5,0.5; got {text!r}")
     return numbers
+
+
+def stage_two_tables(assignments: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Sort settings by the table of the recipe that they belong to: `pseudo.KEY` to `pseudo`, others to `stage2`.
+
+    >>> stage_two_tables({"steps": 200, "pseudo.source": "head"})
+    {'stage2': {'steps': 200}, 'pseudo': {'source': 'head'}}
+    """
+    tables: dict[str, dict[str, Any]] = {"stage2": {}, "pseudo": {}}
+    for key, value in assignments.items():
+        pseudo = key.startswith("pseudo.")
+        tables["pseudo" if pseudo else "stage2"][key.removeprefix("pseudo.")] = value
+    return tables
+
+
+def pseudo_settings(values: dict[str, Any]) -> PseudoSettings:
+    """Check and build the settings of pseudo-labels; faults are raised as UsageError."""
+    return build_settings(PseudoSettings, values)
 
 
 def refine_settings(values: dict[str, Any]) -> RefineSettings:

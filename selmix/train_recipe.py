@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from selmix.errors import UsageError, suggestion
 from selmix.faults import STRICT
 from selmix.recipe import build_settings
+from selmix.semi.settings import METHODS, SemiSettings
 from selmix.stage1.autobalance_settings import AutoBalanceSettings
 from selmix.stage1.loss_settings import LOSSES, LdamSettings, SigmoidFocalSettings, SigmoidSettings
 from selmix.stage1.loss_weights import LossSettings
@@ -32,6 +33,7 @@ class TrainRecipe(BaseModel):
         classifier: of the retraining of the classifier alone; without it the network is trained.
         search: of the loop that searches a loss; its keys replace those of `stage1`.
         autobalance: of the search of a loss (AutoBalance); without it there is none.
+        semi: of learning from unlabeled images as well; without it there is none.
     """
 
     model_config = STRICT
@@ -52,6 +54,7 @@ class TrainRecipe(BaseModel):
     classifier: dict[str, Any] | None = None
     search: dict[str, Any] | None = None
     autobalance: dict[str, Any] | None = None
+    semi: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +67,7 @@ class TrainSettings:
         classifier: of the retraining of the classifier; None where the network is trained.
         search: of the loop that searches a loss; None where there is none.
         autobalance: of the search; None where there is none.
+        semi: of learning from unlabeled images; None where there is none.
     """
 
     stage1: SupervisedSettings
@@ -71,6 +75,7 @@ class TrainSettings:
     classifier: RetrainSettings | None
     search: SupervisedSettings | None
     autobalance: AutoBalanceSettings | None
+    semi: SemiSettings | None
 
     def resolved(self) -> dict[str, Any]:
         """Return the tables of the recipe with every default filled in; None for those that are absent."""
@@ -99,6 +104,7 @@ def train_settings(recipe: TrainRecipe) -> TrainSettings:
     classifier = None if recipe.classifier is None else table("classifier", retrain, recipe.classifier)
     find = partial(build_settings, AutoBalanceSettings)
     autobalance = None if recipe.autobalance is None else table("autobalance", find, recipe.autobalance)
+    semi = None if recipe.semi is None else table("semi", semi_settings, recipe.semi)
     searched = (recipe.stage1 if stage1 else {}) | (recipe.search or {})
     search = None if recipe.autobalance is None else table("search", supervised_settings, searched)
     for name, other in (("loss", recipe.loss), ("classifier", recipe.classifier)):
@@ -108,6 +114,8 @@ def train_settings(recipe: TrainRecipe) -> TrainSettings:
         faults.append(
             f"[loss] {loss.name} changes the last layer, and [classifier] learns that of start again; drop one"
         )
+    if recipe.semi is not None:
+        faults += _beside_semi(recipe, stage1, loss)
     if recipe.search is not None and recipe.autobalance is None:
         faults.append("[search] goes with [autobalance]")
     if stage1 and loss and loss.weights_from >= stage1.epochs:
@@ -119,12 +127,36 @@ def train_settings(recipe: TrainRecipe) -> TrainSettings:
             faults.append(f"[autobalance] {error}")
     if faults or stage1 is None or loss is None:
         raise UsageError("; ".join(faults))
-    return TrainSettings(stage1, loss, classifier, search, autobalance)
+    return TrainSettings(stage1, loss, classifier, search, autobalance, semi)
+
+
+def _beside_semi(recipe: TrainRecipe, stage1: SupervisedSettings | None, loss: LossSettings | None) -> list[str]:
+    """Return what does not go with [semi]."""
+    faults = [
+        f"[semi] does not go with [{name}]; drop one"
+        for name, other in (("classifier", recipe.classifier), ("autobalance", recipe.autobalance))
+        if other is not None
+    ]
+    if isinstance(loss, LdamSettings | SigmoidSettings | SigmoidFocalSettings):
+        faults.append(f"[semi] takes pseudo-labels from a softmax, and the loss {loss.name} has none; name another")
+    if stage1 and stage1.mixup_alpha > 0:
+        faults.append(f"[semi] mixes no images, so mixup_alpha must be 0, got {stage1.mixup_alpha:g}")
+    if stage1 and stage1.accumulation > 1:
+        faults.append(f"[semi] cuts no batch into parts, so accumulation must be 1, got {stage1.accumulation}")
+    return faults
 
 
 def supervised_settings(values: dict[str, Any]) -> SupervisedSettings:
     """Check and build the settings of the supervised loop; faults are raised as UsageError."""
     return build_settings(SupervisedSettings, values)
+
+
+def semi_settings(values: dict[str, Any]) -> SemiSettings:
+    """Check and build the settings of the method that `method` says; faults are raised as UsageError."""
+    method = values.get("method", "fixmatch")
+    if method not in METHODS:
+        raise UsageError(f"method: there is no method {method!r}: {suggestion(str(method), METHODS)}")
+    return build_settings(METHODS[method], values)
 
 
 def loss_settings(values: dict[str, Any]) -> LossSettings:

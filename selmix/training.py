@@ -20,8 +20,10 @@ from selmix.manifest import write_manifest
 from selmix.ranks import ALONE, Ranks
 from selmix.searching import in_cells, searched_loss
 from selmix.seeding import derived_seed, torch_generator
+from selmix.semi_training import Records, begin_semi, check_pool
 from selmix.stage1.classifier import exported_state, prepare_classifier
 from selmix.stage1.images import TrainingImages
+from selmix.stage1.objective import Objective
 from selmix.stage1.personal import NoisyImages
 from selmix.stage1.placing import channel_statistics
 from selmix.stage1.retraining import begin_retraining
@@ -83,6 +85,8 @@ def train_backbone(
             f"a classifier is to be learnt again, and {recipe.start or 'a network without start'} has none of the "
             f"classes of {recipe.data}; let start name a backbone that has, or set classifier.head_start=random"
         )
+    if settings.semi is not None:
+        check_pool(data, recipe.data)
     mean, std = start.mean, start.std
     if mean is None or std is None:
         measured = channel_statistics(data.splits["train"], size=recipe.input_size)
@@ -101,7 +105,8 @@ def train_backbone(
 
 def _train(job: Job, settings: TrainSettings, out: Path) -> Job:
     """Train in the folder of the run, and return the job with the data that the network has learnt from."""
-    whole, recipe, model = job.data, job.recipe, job.start.model.to(job.device)
+    whole, recipe = job.data, job.recipe
+    job.start.model.to(job.device)
     if recipe.val_fraction is not None and "val" not in whole.splits:
         job = replace(job, data=with_val(whole, recipe.val_fraction, seed=recipe.seed))
         fresh = job.ranks.leads and not (out / SPLITS_FILE).is_file()
@@ -119,23 +124,35 @@ def _train(job: Job, settings: TrainSettings, out: Path) -> Job:
         train = in_cells(job, "train", settings.stage1)
         if tables.noise.any():
             train = NoisyImages(train, tables.noise)
+    val = job.images("val", settings.stage1, augment=False) if "val" in job.data.splits else None
+    epoch_images = len(job.data.splits["train"].ids)
+    if settings.semi is not None:
+        state, records = begin_semi(job, train, objective, settings.stage1, settings.semi, val)
+        epoch_images = settings.semi.images(settings.stage1)
+    else:
+        state, records = _begin_supervised(job, train, objective, settings)
+    fit(job, out, state, settings.stage1, records, val=val, epoch_images=epoch_images)
+    return job
 
+
+def _begin_supervised(
+    job: Job, train: TrainingImages, objective: Objective, settings: TrainSettings
+) -> tuple[TrainingState, Records]:
+    """Return the state before the first step, and what begins the loop on it."""
+    model, seed = job.start.model, job.recipe.seed
     if settings.classifier is None:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derived_seed(recipe.seed, "classifier"))
+            torch.manual_seed(derived_seed(seed, "classifier"))
             spared = prepare_classifier(model, objective, fresh=not job.start.has_classifier)
         state = TrainingState.begin(model, settings.stage1, undecayed=spared)
     else:
-        generator = torch_generator(recipe.seed, "classifier")
+        generator = torch_generator(seed, "classifier")
         state = begin_retraining(model, settings.classifier, settings.stage1, generator=generator)
 
     def records(advance: Callable[[int], object]) -> Iterator[dict[str, float]]:
-        return train_supervised(
-            state, train, objective, settings.stage1, seed=recipe.seed, ranks=job.ranks, advance=advance
-        )
+        return train_supervised(state, train, objective, settings.stage1, seed=seed, ranks=job.ranks, advance=advance)
 
-    fit(job, out, state, settings.stage1, records)
-    return job
+    return state, records
 
 
 def fit(
@@ -143,7 +160,10 @@ def fit(
     out: Path,
     state: TrainingState,
     settings: SupervisedSettings,
-    records: Callable[[Callable[[int], object]], Iterator[dict[str, float]]],
+    records: Records,
+    *,
+    val: TrainingImages | None,
+    epoch_images: int,
 ) -> None:
     """Go through the epochs that are left; judge, log and keep the network after each.
 
@@ -153,8 +173,9 @@ def fit(
         state: as it begins; an earlier checkpoint in `out` is taken over.
         settings: of the loop.
         records: begins the loop on the state, told what shows progress.
+        val: not augmented; None if there is none.
+        epoch_images: that an epoch takes.
     """
-    val = job.images("val", settings, augment=False) if "val" in job.data.splits else None
     best = earlier_checkpoint(state, out, job.origin).get("best", -1.0)
 
     def keep(name: str) -> None:
@@ -162,7 +183,7 @@ def fit(
             save_tensors(exported_state(state.kept), out / name, job.identity | {"epoch": state.epochs})
 
     log = EpochLog(out, tensorboard=job.tensorboard and job.ranks.leads)
-    advance = job.bar("training", len(job.data.splits["train"].ids) * settings.epochs, state.epochs / settings.epochs)
+    advance = job.bar("training", epoch_images * settings.epochs, state.epochs / settings.epochs)
     with named_checkpoint(out):
         for record in records(advance):
             last = state.epochs == settings.epochs

@@ -40,7 +40,7 @@ FLOORS = [
         "shipped",
         "wide_resnet",
     ],
-    ["baselines", "pseudo", "stage1", "stage2"],
+    ["baselines", "pseudo", "semi", "stage1", "stage2"],
     [
         "check",
         "compare",
@@ -56,6 +56,7 @@ FLOORS = [
         "result",
         "run",
         "searching",
+        "semi_training",
         "spread",
         "starting",
         "train_recipe",

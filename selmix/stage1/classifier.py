@@ -1,5 +1,7 @@
 """The last layer of a network, as some losses want it."""
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -7,7 +9,13 @@ from torch.nn import functional as F
 from selmix.errors import UsageError
 from selmix.losses.class_balanced import one_vs_rest_bias
 from selmix.stage1.objective import Objective
-from selmix.stage1.retraining import RetrainedClassifier
+
+
+@runtime_checkable
+class _Around(Protocol):
+    """A module around a network, such as `RetrainedClassifier`, that knows what to write of it."""
+
+    def exported_state(self) -> dict[str, torch.Tensor]: ...
 
 
 class CosineClassifier(nn.Module):
@@ -71,10 +79,9 @@ def exported_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return the weights of a network with a linear classifier that decides alike.
 
     The rows of a cosine classifier get the length of its scale, and a bias of 0: its logits on features of length 1,
-    in proportion on others. Of a classifier that was learned again, see `RetrainedClassifier.exported_state`. Else that
-    is the state dict.
+    in proportion on others. Of a module around a network, see its own `exported_state`. Else that is the state dict.
     """
-    if isinstance(model, RetrainedClassifier):
+    if isinstance(model, _Around):
         return model.exported_state()
     state = dict(model.state_dict())
     for name, module in model.named_modules():

@@ -8,7 +8,7 @@ from selmix.data.samplers import epoch_order
 from selmix.seeding import torch_generator
 from selmix.stage1.settings import SupervisedSettings
 
-_SEEDS = 1 << 62
+SEEDS = 1 << 62  # of views
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def plan_epoch(labels: torch.Tensor, settings: SupervisedSettings, *, epoch: int
     steps = len(labels) // batch
     order = epoch_order(labels, settings.sampler, progress=epoch / max(1, settings.epochs - 1), generator=generator)
     positions = order[: steps * batch].view(steps, batch)
-    seeds = torch.randint(_SEEDS, (steps, batch), generator=generator)
+    seeds = torch.randint(SEEDS, (steps, batch), generator=generator)
     partners = torch.arange(batch).expand(steps, batch)
     mix = torch.ones(steps, dtype=torch.float64)
     if settings.mixup_alpha > 0:

@@ -22,8 +22,22 @@ def cosine(epoch: float, *, start: float, end: float) -> float:
     >>> [round(cosine(epoch, start=2, end=10), 3) for epoch in (0, 2, 6, 10, 11)]
     [1.0, 1.0, 0.5, 0.0, 0.0]
     """
-    progress = min(1.0, max(0.0, (epoch - start) / (end - start)))
-    return 0.5 * (1 + math.cos(math.pi * progress))
+    return 0.5 * (1 + math.cos(math.pi * _progress(epoch, start, end)))
+
+
+def shallow_cosine(epoch: float, *, start: float, end: float) -> float:
+    """Return the factor of 7/32 of a cosine's period, from 1 at `start` to cos(7 pi / 16) at `end`.
+
+    Source: Sohn et al., "FixMatch", NeurIPS 2020.
+
+    >>> [round(shallow_cosine(epoch, start=0, end=16), 3) for epoch in (0, 8, 16)]
+    [1.0, 0.773, 0.195]
+    """
+    return math.cos(7 * math.pi / 16 * _progress(epoch, start, end))
+
+
+def _progress(epoch: float, start: float, end: float) -> float:
+    return min(1.0, max(0.0, (epoch - start) / (end - start)))
 
 
 def steps(epoch: float, *, at: Sequence[float], factors: Sequence[float]) -> float:
@@ -50,5 +64,6 @@ def learning_rate(settings: SupervisedSettings, *, epoch: int, step: int, steps_
         factor *= steps(epoch + step / steps_per_epoch, at=settings.step_epochs, factors=settings.step_factors)
     else:
         now = epoch + (0 if by_epoch else fraction)
-        factor *= cosine(now, start=settings.warmup_epochs, end=settings.epochs)
+        shape = cosine if settings.schedule == "cosine" else shallow_cosine
+        factor *= shape(now, start=settings.warmup_epochs, end=settings.epochs)
     return settings.learning_rate * factor

@@ -19,7 +19,7 @@ class SupervisedSettings:
         nesterov: whether the momentum is Nesterov's.
         weight_decay: L2 coefficient.
         decay_all: whether biases and normalisation layers are decayed as well.
-        schedule: of the learning rate after the warm-up: half a cosine to 0, or steps.
+        schedule: of the learning rate after the warm-up: half a cosine to 0, FixMatch's cos(7 pi t / 16 T), or steps.
         warmup_epochs: epochs of linear warm-up.
         step_epochs: after how many epochs the rate changes, for `step`.
         step_factors: what the peak is multiplied by from then on, one for each of `step_epochs`.
@@ -47,7 +47,7 @@ class SupervisedSettings:
     nesterov: bool = False
     weight_decay: float = 2e-4
     decay_all: bool = True
-    schedule: Literal["cosine", "step"] = "cosine"
+    schedule: Literal["cosine", "cosine_7_16", "step"] = "cosine"
     warmup_epochs: float = 5
     step_epochs: tuple[float, ...] = ()
     step_factors: tuple[float, ...] = ()

@@ -25,7 +25,8 @@ class TrainingState:
         model: image -> logits.
         optimizer: of its trainable parameters.
         scaler: of the gradients, for float16.
-        average: moving average of the model's parameters and buffers; None if there is none.
+        average: moving average of the model's parameters, and its buffers, averages or copies; None if there
+            is none.
         epochs: finished ones.
     """
 
@@ -43,6 +44,7 @@ class TrainingState:
         *,
         factors: Mapping[nn.Parameter, float] | None = None,
         undecayed: Collection[nn.Parameter] = (),
+        average_buffers: bool = True,
     ) -> "TrainingState":
         """Return the state before the first step.
 
@@ -51,6 +53,7 @@ class TrainingState:
             settings: of the loop.
             factors: what the rate of a parameter is multiplied by.
             undecayed: parameters without weight decay.
+            average_buffers: whether the buffers of the average are averages, too; else copies.
         """
         device = next(model.parameters()).device
         if settings.channels_last:
@@ -65,7 +68,7 @@ class TrainingState:
         if settings.average_decay:
             # in eval mode for good: it is never trained
             average = AveragedModel(
-                model, multi_avg_fn=get_ema_multi_avg_fn(settings.average_decay), use_buffers=True
+                model, multi_avg_fn=get_ema_multi_avg_fn(settings.average_decay), use_buffers=average_buffers
             ).eval()
         scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
         return cls(model, optimizer, scaler, average)

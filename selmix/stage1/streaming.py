@@ -13,6 +13,7 @@ from selmix.features.loading import read_ahead
 from selmix.stage1.images import Finish, Request
 
 Pixels = Callable[[Image.Image], torch.Tensor]
+SeededPixels = Callable[[Image.Image, int], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,13 @@ class Reader:
     Attributes:
         source: where they come from.
         pixels: what an image becomes where there is no `random_crop`: RGB -> uint8 [3, h, w].
-        random_crop: likewise, at random; None for none.
+        random_crop: likewise, at random: it is given a seed, too; None for none.
         workers: processes that decode; 0 for none. The bits do not depend on it.
     """
 
     source: ImageSource
     pixels: Pixels
-    random_crop: RandomCrop | None = None
+    random_crop: SeededPixels | None = None
     workers: int = 0
 
     def read(self, requests: Sequence[Request], *, pinned: bool = False) -> Iterator[torch.Tensor]:

@@ -22,7 +22,7 @@ from selmix.stage1.settings import SupervisedSettings
 from selmix.stage1.state import TrainingState
 from selmix.stage1.synced_norm import synchronise
 
-_CHECK_EVERY = 50  # steps: a look at the losses waits for the device
+CHECK_EVERY = 50  # steps: a look at the losses waits for the device
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def train_supervised(
             for step, batch in enumerate(planned_batches(plan, images, ranks, parts=settings.accumulation)):
                 rate = learning_rate(settings, epoch=epoch, step=step, steps_per_epoch=len(plan.mix))
                 losses.append(gradient_step(state, network, batch, objective, settings, rate=rate, epoch=epoch))
-                if step % _CHECK_EVERY == 0:
+                if step % CHECK_EVERY == 0:
                     check_finite(losses, epoch=epoch, ranks=ranks)
                 advance(len(batch.labels))
         mean_loss = check_finite(losses, epoch=epoch, ranks=ranks)

@@ -10,9 +10,20 @@ from selmix.stage1.images import TrainingImages
 from selmix.stage1.placing import in_order
 
 
-@torch.no_grad()
 def validate(network: nn.Module, images: TrainingImages, *, ranks: Ranks = ALONE) -> dict[str, float]:
-    """Return accuracy, mean recall and minimum recall of a network in eval mode.
+    """Return accuracy, mean recall and minimum recall of a network in eval mode; arguments as of `confusion_of`."""
+    counts = confusion_of(network, images, ranks=ranks)
+    recalls = class_recalls(counts)
+    return {
+        "accuracy": float(counts.diagonal().sum() / counts.sum()),
+        "mean_recall": float(recalls.nanmean()),
+        "min_recall": float(recalls[~recalls.isnan()].min()),
+    }
+
+
+@torch.no_grad()
+def confusion_of(network: nn.Module, images: TrainingImages, *, ranks: Ranks = ALONE) -> torch.Tensor:
+    """Return how many images of each class, in rows, a network in eval mode takes for which, [k, k].
 
     Args:
         network: image -> logits [b, k].
@@ -25,10 +36,4 @@ def validate(network: nn.Module, images: TrainingImages, *, ranks: Ranks = ALONE
         logits = network(inputs)
         predictions.append(logits.argmax(1))
         num_classes = logits.shape[1]
-    counts = ranks.total(confusion_counts(images.labels[own], torch.cat(predictions).cpu(), num_classes=num_classes))
-    recalls = class_recalls(counts)
-    return {
-        "accuracy": float(counts.diagonal().sum() / counts.sum()),
-        "mean_recall": float(recalls.nanmean()),
-        "min_recall": float(recalls[~recalls.isnan()].min()),
-    }
+    return ranks.total(confusion_counts(images.labels[own], torch.cat(predictions).cpu(), num_classes=num_classes))

@@ -1,0 +1,1 @@
+"""Stage one with unlabeled images beside the labeled ones."""
