@@ -1,15 +1,34 @@
-"""Nearest neighbours: exact or by inverted lists with faiss, exact by blocks of PyTorch where faiss cannot be had."""
+"""Nearest neighbours: exact, or nearly so and faster, with faiss; exact by blocks of PyTorch where it cannot be had.
 
-import logging
+Three kinds of search:
+
+- "flat" compares a query with every row.
+- "shortlist" compares it with every row along the leading directions of the bank alone, and then exactly with the few
+  that come out best. For rows x, y of the bank with second moments w_1 >= w_2 >= ... along its principal directions,
+  what x.y misses without the directions after r has root mean square sqrt(w_{r+1}^2 + w_{r+2}^2 + ...); r is the
+  least that keeps this under a bound. Where the moments do not fall off, r is large and the search is flat.
+- "lists" sorts the rows into lists of like ones and looks into a few: a part of a query's neighbourhood is missed,
+  but not a row that is almost the same.
+
+docs/scaling.md has what they cost and find. A graph (HNSW) is slower than a shortlist for the same recall, and may
+differ from run to run if it is built by several threads.
+"""
+
 import sys
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
-logger = logging.getLogger("selmix")
+from selmix.features.rows import Rows, row_blocks
 
+Kind = Literal["flat", "shortlist", "lists"]
+
+_MANY_PRODUCTS = 10**12  # of single numbers: about 20 s of one core
 _CELLS = 1 << 24  # similarities in memory at a time, without faiss
+_LEARNT_FROM = 20_000  # rows that tell the leading directions
+_MISSED = 0.01  # by a product without the other directions, root mean square; 1 is a row's mean square
+_LISTED = 4  # candidates for each neighbour
 _ROWS_A_LIST = 64  # that faiss learns the lists from
 _LISTS_VISITED = 1 / 64  # share that a query looks into
 
@@ -37,56 +56,68 @@ def faiss_or_none() -> ModuleType | None:
     return faiss
 
 
+def search_kind(rows: int, queries: int, width: int) -> Kind:
+    """Return the kind of search for neighbours of `queries` among `rows`, each of `width` numbers.
+
+    Exact unless that takes more than 10^12 products, about 20 s of one core.
+    """
+    return "flat" if rows * queries * width <= _MANY_PRODUCTS or faiss_or_none() is None else "shortlist"
+
+
 class NeighbourIndex:
     """A bank of rows to search in.
 
     Rows and queries that are not finite are nobody's neighbour and have none.
     """
 
-    def __init__(self, bank: torch.Tensor, *, euclidean: bool = False, lists: bool = False) -> None:
+    def __init__(self, bank: torch.Tensor, *, euclidean: bool = False, kind: Kind = "flat") -> None:
         """Prepare the search.
 
         Args:
             bank: float32 [n, d].
             euclidean: search the smallest Euclidean distance instead of the largest inner product.
-            lists: sort the rows into about 4 sqrt(n) lists and look into some of them, not at all rows; faiss only.
+            kind: of search, as above; flat without faiss and where the other kind cannot be faster.
         """
         finite = bank.isfinite().all(1)
         self._kept = None if bool(finite.all()) else finite.nonzero()[:, 0]
-        self._bank = bank.contiguous() if self._kept is None else bank[self._kept]
-        self._euclidean = euclidean
+        own = bank.contiguous() if self._kept is None else bank[self._kept]
+        self._count, self._euclidean = len(own), euclidean
         faiss = faiss_or_none()
-        self._index = None
+        self._bank = own if faiss is None else None  # faiss has a copy
+        self._index: Any = None
         if faiss is None:
             return
-        width, count = bank.shape[1], len(self._bank)
         metric = faiss.METRIC_L2 if euclidean else faiss.METRIC_INNER_PRODUCT
-        flat = faiss.IndexFlat(width, metric)
-        if lists and count >= _ROWS_A_LIST:
-            cells = min(int(4 * count**0.5), count // _ROWS_A_LIST)
-            self._index = faiss.IndexIVFFlat(flat, width, cells, metric)
-            self._quantizer = flat  # faiss holds no reference of its own
-            self._index.nprobe = max(8, round(_LISTS_VISITED * cells))
-            learnt_from = torch.linspace(0, count - 1, min(count, _ROWS_A_LIST * cells)).long()
-            self._index.train(self._bank[learnt_from].numpy())
-        else:
-            self._index = flat
-        self._index.add(self._bank.numpy())
+        if kind == "shortlist":
+            self._index = _shortlist(faiss, own, metric)
+        elif kind == "lists":
+            self._index = _lists(faiss, own, metric)
+        if self._index is None:
+            self._index = faiss.IndexFlat(own.shape[1], metric)
+        self._index.add(own.numpy())
 
-    def search(self, queries: torch.Tensor, count: int, *, own: torch.Tensor | None = None) -> Neighbours:
-        """Return the nearest `count` rows of every query.
+    def search(self, queries: Rows, count: int, *, own: torch.Tensor | None = None) -> Neighbours:
+        """Return the nearest `count` rows of every query; queries are read in blocks.
 
         Args:
-            queries: float32 [m, d].
+            queries: [m, d].
             count: neighbours; where it exceeds what there is, the rest is -1.
             own: int64 [m], the position of each query in the bank, which is no neighbour of itself; -1 if it has none.
         """
+        positions = torch.full((len(queries), count), -1)
+        values = torch.full((len(queries), count), float("inf" if self._euclidean else "-inf"))
+        for block, rows in row_blocks(queries):
+            found = self._block(rows.float(), count, None if own is None else own[block])
+            positions[block], values[block] = found
+        return Neighbours(positions, values)
+
+    def _block(self, queries: torch.Tensor, count: int, own: torch.Tensor | None) -> Neighbours:
         asked = count + (own is not None)
         nothing = float("inf" if self._euclidean else "-inf")
         known = queries.isfinite().all(1)
         positions = torch.full((len(queries), asked), -1)
         values = torch.full((len(queries), asked), nothing)
-        if len(self._bank) and bool(known.any()):
+        if self._count and bool(known.any()):
             found = self._found(queries[known].contiguous(), asked)
             positions[known, : found.positions.shape[1]] = found.positions
             values[known, : found.positions.shape[1]] = found.values
@@ -100,12 +131,53 @@ class NeighbourIndex:
         return Neighbours(positions, values)
 
     def _found(self, queries: torch.Tensor, count: int) -> Neighbours:
-        if self._index is not None:
+        if self._bank is None:
             values, positions = self._index.search(queries.numpy(), count)
             return Neighbours(torch.from_numpy(positions), torch.from_numpy(values))
-        count = min(count, len(self._bank))
+        count = min(count, self._count)
         best = []
-        for block in queries.split(max(1, _CELLS // len(self._bank))):
+        for block in queries.split(max(1, _CELLS // self._count)):
             all_values = torch.cdist(block, self._bank).square() if self._euclidean else block @ self._bank.T
             best.append(all_values.topk(count, largest=not self._euclidean))
         return Neighbours(torch.cat([each.indices for each in best]), torch.cat([each.values for each in best]))
+
+
+def _shortlist(faiss: ModuleType, bank: torch.Tensor, metric: int) -> Any:
+    """Return an index that judges rows along the leading directions first; None if these are more than half of all."""
+    directions = _leading_directions(bank)
+    few, width = directions.shape
+    if 2 * few > width:
+        return None
+    turn = faiss.LinearTransform(width, few, False)
+    faiss.copy_array_to_vector(directions.flatten().numpy(), turn.A)
+    turn.is_trained = True
+    index = faiss.IndexRefineFlat(faiss.IndexPreTransform(turn, faiss.IndexFlat(few, metric)))
+    index.k_factor = _LISTED
+    return index
+
+
+def _leading_directions(bank: torch.Tensor) -> torch.Tensor:
+    """Return float32 [r, d], orthonormal: those without which a product of rows misses little."""
+    rows = bank[_spread(len(bank), _LEARNT_FROM)]
+    moments = torch.zeros(bank.shape[1], bank.shape[1], dtype=torch.float64)
+    for _, block in row_blocks(rows):
+        moments += block.double().T @ block.double()
+    along, directions = torch.linalg.eigh(moments)  # ascending
+    missed = along.clamp(min=0).square().cumsum(0).sqrt()
+    spared = min(int((missed <= _MISSED * along.sum()).sum()), len(along) - 1)
+    return directions[:, spared:].flip(1).T.float().contiguous()
+
+
+def _lists(faiss: ModuleType, bank: torch.Tensor, metric: int) -> Any:
+    """Return an index of about 4 sqrt(n) lists; None if there are too few rows for one."""
+    if len(bank) < _ROWS_A_LIST:
+        return None
+    cells = min(int(4 * len(bank) ** 0.5), len(bank) // _ROWS_A_LIST)
+    index = faiss.IndexIVFFlat(faiss.IndexFlat(bank.shape[1], metric), bank.shape[1], cells, metric)
+    index.nprobe = max(8, round(_LISTS_VISITED * cells))
+    index.train(bank[_spread(len(bank), _ROWS_A_LIST * cells)].numpy())
+    return index
+
+
+def _spread(count: int, wanted: int) -> torch.Tensor:
+    return torch.linspace(0, count - 1, min(count, wanted)).long()

@@ -14,7 +14,7 @@ from selmix.check.reading import SIDE, Reading, class_of, place_of
 from selmix.data.findings import Finding, caution
 from selmix.data.images import ImageData
 from selmix.features.extract import Track
-from selmix.neighbours import NeighbourIndex, Neighbours, faiss_or_none
+from selmix.neighbours import Kind, NeighbourIndex, Neighbours, faiss_or_none
 
 logger = logging.getLogger("selmix")
 
@@ -137,13 +137,13 @@ def lookalike_findings(
         similar = SIMILAR if features is None else SIMILAR_FEATURES
     how = "" if features is None else " to the backbone"
     turns = (False, True) if features is None else (False,)
-    lists, stride = _economy(pairs * len(turns))
+    kind, stride = _economy(pairs * len(turns))
     if not pairs:
         return []
     views = _Views(readings, features)
     findings = []
     for other in dict.fromkeys(other for others in sides.values() for other in others):
-        index = NeighbourIndex(views.all_of(other), lists=lists)
+        index = NeighbourIndex(views.all_of(other), kind=kind)
         for split in [split for split, others in sides.items() if other in others]:
             queries = np.arange(0, len(readings[split].facts), stride)
             blocks = range(0, len(queries), _AT_ONCE)
@@ -172,19 +172,19 @@ def distinct(data: ImageData, by_thumbnails: list[Finding], by_features: list[Fi
     return by_thumbnails + [finding for finding in by_features if (finding.path, finding.other_path) not in known]
 
 
-def _economy(pairs: int) -> tuple[bool, int]:
-    """Return whether to look into lists only, and the stride of the queries; say what is left out."""
+def _economy(pairs: int) -> tuple[Kind, int]:
+    """Return the kind of search, and the stride of the queries; say what is left out."""
     if pairs <= PAIR_LIMIT:
-        return False, 1
+        return "flat", 1
     if faiss_or_none() is not None:
         logger.info(
             "near duplicates: %.1e pairs, so faiss looks into some lists of like images; a few are missed", pairs
         )
-        return True, 1
+        return "lists", 1
     stride = -(-pairs // PAIR_LIMIT)
     logger.warning("near duplicates: %.1e pairs and no faiss, so only each %dth image of val and test is compared; "
                    "install faiss-cpu", pairs, stride)  # fmt: skip
-    return False, stride
+    return "flat", stride
 
 
 class _Hit(NamedTuple):

@@ -20,7 +20,7 @@ from scipy.sparse import csr_array, diags_array
 
 from selmix.errors import check_settings
 from selmix.features.rows import Rows, StackedRows, row_blocks
-from selmix.neighbours import NeighbourIndex
+from selmix.neighbours import NeighbourIndex, search_kind
 from selmix.pseudo.voting import UnitSpace
 
 _CELLS = 1 << 26  # of F in memory at a time
@@ -68,7 +68,6 @@ class AffinityGraph:
         settings: PropagationSettings,
         *,
         folds: torch.Tensor | None = None,
-        lists: bool = False,
     ) -> None:
         """Search the neighbours and tie the knots. Rows that are not finite have no ties.
 
@@ -79,7 +78,6 @@ class AffinityGraph:
             num_classes: k.
             settings: how classes will spread.
             folds: int64 [n], -1 = of none; none has one, if not given.
-            lists: search in inverted lists, as in `NeighbourIndex`.
         """
         self.labels, self.num_classes, self.settings = labels, num_classes, settings
         self.folds = torch.full_like(labels, -1) if folds is None else folds
@@ -88,7 +86,7 @@ class AffinityGraph:
         unit = torch.empty(*everyone.shape)
         for block, rows in row_blocks(everyone):
             unit[block] = space.encode(rows)
-        self.affinity = _affinity(unit, settings, lists=lists)
+        self.affinity = _affinity(unit, settings)
 
     def propagate(self, *, excluded: int = -1) -> "Propagated":
         """Let the classes spread from all labeled samples but those of a fold, by blocks of classes.
@@ -147,9 +145,10 @@ class Propagated:
         return torch.zeros(len(classes), self.num_classes).scatter_(1, classes, weighed.float())
 
 
-def _affinity(unit: torch.Tensor, settings: PropagationSettings, *, lists: bool) -> csr_array:
+def _affinity(unit: torch.Tensor, settings: PropagationSettings) -> csr_array:
     """Return the normalised affinity S of rows of unit length, float32, a block of queries at a time."""
-    index, samples = NeighbourIndex(unit, lists=lists), len(unit)
+    samples = len(unit)
+    index = NeighbourIndex(unit, kind=search_kind(samples, samples, unit.shape[1]))
     neighbours, weights, ends = [], [], [torch.zeros(1, dtype=torch.int64)]
     for block, rows in row_blocks(unit):
         found = index.search(rows, settings.count, own=torch.arange(block.start, block.stop))

@@ -17,7 +17,7 @@ import torch
 
 from selmix.errors import check_settings
 from selmix.features.rows import Rows, dense, row_blocks
-from selmix.neighbours import NeighbourIndex
+from selmix.neighbours import Kind, NeighbourIndex
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class VotingBank:
         num_classes: int,
         *,
         folds: torch.Tensor | None = None,
-        lists: bool = False,
+        kind: Kind = "flat",
     ) -> None:
         """Prepare the search.
 
@@ -87,7 +87,7 @@ class VotingBank:
             labels: int64 [n].
             num_classes: k.
             folds: int64 [n], -1 = of none; none has one, if not given.
-            lists: search in inverted lists, as in `NeighbourIndex`.
+            kind: of search; `search_kind` knows which.
         """
         plain = dense(features)
         self.space = UnitSpace(plain, labels, num_classes)
@@ -100,7 +100,7 @@ class VotingBank:
             for fold in range(self.num_folds)
         ]
         self.counts = torch.stack([*without, everyone])
-        self._index = NeighbourIndex(self.space.encode(plain), lists=lists)
+        self._index = NeighbourIndex(self.space.encode(plain), kind=kind)
 
     def search(self, queries: Rows, settings: VoteSettings, *, own: torch.Tensor | None = None) -> "NeighbourVotes":
         """Find the neighbours of queries, in blocks.

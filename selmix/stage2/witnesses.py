@@ -5,6 +5,7 @@ from typing import Protocol
 import torch
 
 from selmix.features.rows import Rows, pick
+from selmix.neighbours import Kind, search_kind
 from selmix.pseudo.novelty import class_weights, likeness, share_unlike
 from selmix.pseudo.propagation import AffinityGraph, Propagated, PropagationSettings
 from selmix.pseudo.voting import VoteSettings, VotingBank
@@ -58,7 +59,8 @@ class VoteWitness:
     def __init__(self, plan: CrossFit) -> None:
         labeled, pool = _parts(plan)
         self._uniform = torch.full((plan.num_classes,), 1 / plan.num_classes)
-        bank = VotingBank(labeled, plan.labels, plan.num_classes, folds=folds_of(plan))
+        kind = _kind(labeled, pool)
+        bank = VotingBank(labeled, plan.labels, plan.num_classes, folds=folds_of(plan), kind=kind)
         self._of_labeled = bank.search(labeled, VoteSettings(), own=torch.arange(len(plan.labels)))
         self._of_pool = bank.search(pool, VoteSettings())
 
@@ -71,6 +73,10 @@ class VoteWitness:
         return self._of_pool.probabilities(self._uniform, excluded=fold, rows=rows)
 
 
+def _kind(labeled: Rows, pool: Rows) -> Kind:
+    return search_kind(len(labeled), len(labeled) + len(pool), labeled.shape[1])
+
+
 def share_of_no_class(plan: CrossFit, prior: torch.Tensor) -> float:
     """Return a lower bound of the pool's share that is of no known class, given the prior [k] of the others.
 
@@ -78,7 +84,8 @@ def share_of_no_class(plan: CrossFit, prior: torch.Tensor) -> float:
     the backbone by heart.
     """
     labeled, pool = _parts(plan)
-    bank, nearest = VotingBank(labeled, plan.labels, plan.num_classes), VoteSettings()
+    bank = VotingBank(labeled, plan.labels, plan.num_classes, kind=_kind(labeled, pool))
+    nearest = VoteSettings()
     val = torch.arange(plan.num_train, len(plan.labels))
     own = likeness(bank.search(pick(plan.features, val), nearest, own=val).similarities)
     of_pool = likeness(bank.search(pool, nearest).similarities)
