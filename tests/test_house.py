@@ -40,7 +40,7 @@ FLOORS = [
         "shipped",
         "wide_resnet",
     ],
-    ["baselines", "semi", "stage1", "stage2"],
+    ["baselines", "pseudo", "semi", "stage1", "stage2"],
     [
         "check",
         "compare",
