@@ -61,8 +61,8 @@ def begin_semi(
         generation: trainings that went before this one.
 
     Raises:
-        UsageError: if the network does not end in one linear classifier, or the method needs images of every class in
-            val and there are none.
+        UsageError: if the network does not end in one linear classifier, or the average that the method wants is off,
+            or it needs images of every class in val and there are none.
         DataError: if an image cannot be read.
     """
     backbone = job.start.model
@@ -79,6 +79,11 @@ def begin_semi(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(job.recipe.seed, "classifier"))
         method = semi.begin(objective, beginning)
+    if method.wants_average and not settings.average_decay:
+        raise UsageError(
+            f"[semi] {semi.method} learns from the averaged network, and there is none; set stage1.average_decay, "
+            "e.g. to 0.999"
+        )
     # running statistics of slow momentum lag behind the weights about as much as an average of the weights does
     state = TrainingState.begin(SemiNetwork(backbone, method).to(job.device), settings, average_buffers=False)
     pool = pool_images(

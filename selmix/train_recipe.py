@@ -10,7 +10,6 @@ from pydantic import BaseModel, Field
 from selmix.errors import UsageError, suggestion
 from selmix.faults import STRICT
 from selmix.recipe import build_settings
-from selmix.semi.daso import DasoSettings
 from selmix.semi.methods import METHODS
 from selmix.semi.settings import SemiSettings
 from selmix.stage1.autobalance_settings import AutoBalanceSettings
@@ -149,8 +148,6 @@ def _beside_semi(
         faults.append(f"[semi] cuts no batch into parts, so accumulation must be 1, got {stage1.accumulation}")
     if semi and semi.own_loss and recipe.loss:
         faults.append(f"[loss] does not go with the method {semi.method}, which has a loss of its own; drop one")
-    if stage1 and isinstance(semi, DasoSettings) and not stage1.average_decay:
-        faults.append("[semi] daso remembers features of the averaged network; set stage1.average_decay, e.g. to 0.999")
     return faults
 
 

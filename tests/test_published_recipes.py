@@ -14,8 +14,10 @@ from selmix.data.sources import open_images
 from selmix.data.spec import DataSpec, load_data_spec
 from selmix.losses.class_balanced import class_balanced_weights
 from selmix.recipe import FinetuneRecipe, build_settings, load_recipe, refine_settings
+from selmix.semi.fixmatch import FixMatchSettings
 from selmix.stage1.autobalance import loss_learning_rate
 from selmix.stage1.autobalance_settings import AutoBalanceSettings
+from selmix.stage1.loss_settings import CrossEntropySettings, LogitAdjustmentSettings
 from selmix.stage1.retraining import RetrainSettings
 from selmix.stage1.schedules import learning_rate
 from selmix.stage1.settings import SupervisedSettings
@@ -141,6 +143,13 @@ PUBLISHED = {
 }  # fmt: skip
 
 
+# of learning from unlabeled images: the loss of the labeled ones, and the method
+SEMI = {
+    "fixmatch": (CrossEntropySettings(), FixMatchSettings(unlabeled_ratio=2, threshold=0.95, unlabeled_weight=1.0)),
+    "fixmatch_la": (LogitAdjustmentSettings(tau=1.0), FixMatchSettings(unlabeled_ratio=2, threshold=0.95)),
+}
+
+
 def opened(name: str) -> tuple[TrainRecipe, TrainSettings]:
     recipe = load_recipe(RECIPES / f"{name}.toml", TrainRecipe, {})
     return recipe, train_settings(recipe)
@@ -160,8 +169,9 @@ def images_of(folder: str) -> int:
 
 def test_every_file_is_known_here():
     files = {str(path.relative_to(RECIPES).with_suffix("")) for path in RECIPES.rglob("*.toml")}
-    data = {f"{folder}/data" for folder in CIFAR + LARGE}
-    assert files == PUBLISHED.keys() | data | {"demo", "fashion_resnet32"}
+    data = {f"{folder}/data" for folder in [*CIFAR, *LARGE, "cifar10_lt_ssl"]}
+    semi = {f"cifar10_lt_ssl/{name}" for name in ("data_uniform", "data_reversed", *SEMI)}
+    assert files == PUBLISHED.keys() | data | semi | {"demo", "fashion_resnet32"}
 
 
 def test_what_ships_runs_as_before():
@@ -188,6 +198,38 @@ def test_the_numbers_are_the_published_ones(name):
     assert rates == pytest.approx(published.rates, rel=2e-3, abs=5e-5 if len(published.rates) == 10 else 1e-9)
     assert {key: getattr(settings.loss, key) for key in published.loss} == published.loss
     assert settings.classifier == published.classifier
+
+
+@pytest.mark.parametrize("name", SEMI)
+def test_the_settings_of_semi_supervised_learning_are_the_published_ones(name):
+    recipe, settings = opened(f"cifar10_lt_ssl/{name}")
+    loop = settings.stage1
+    assert recipe.architecture == "wrn_28_2"
+    assert (settings.loss, settings.semi) == SEMI[name]
+    assert loop.epochs * settings.semi.steps_per_epoch == 2**20
+    assert (loop.batch_size, loop.momentum, loop.nesterov, loop.average_decay) == (64, 0.9, True, 0.999)
+    assert (loop.weight_decay, loop.decay_all, loop.mixup_alpha, loop.crop_padding) == (5e-4, False, 0.0, 4)
+    # 0.03 cos(7 pi t / 16 T): 7/16 of half a turn are 78.75 degrees, and 3/4 of that 59.0625
+    rates = [learning_rate(loop, epoch=epoch, step=1023, steps_per_epoch=1024) for epoch in (767, 1023)]
+    assert rates == pytest.approx([0.03 * 0.514103, 0.03 * 0.195090], rel=1e-5)
+    assert learning_rate(loop, epoch=0, step=0, steps_per_epoch=1024) == pytest.approx(0.03)
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "ends"),
+    [("data", 7443, (3000, 30)), ("data_uniform", 30000, (3000, 3000)), ("data_reversed", 7443, (30, 3000))],
+)
+def test_labeled_and_unlabeled_images_are_those_of_the_protocol(name, total, ends):
+    spec = load_data_spec(RECIPES / "cifar10_lt_ssl" / f"{name}.toml")
+    assert spec.semi is not None
+    counts = spec.semi.counts(10)
+    # int(1500 * 100^(-i / 9))
+    assert counts["train"] == [1500, 899, 539, 323, 193, 116, 69, 41, 25, 15]
+    assert (counts["unlabeled"][0], counts["unlabeled"][-1]) == ends
+    assert sum(counts["unlabeled"]) == total
+    assert counts["val"] == [500] * 10
+    # no class of CIFAR-10 has more than 5000
+    assert max(map(sum, zip(*counts.values(), strict=True))) <= 5000
 
 
 @pytest.mark.parametrize(("folder", "warmup", "cluster"), [("cifar10_lt_if100", 10, 1), ("cifar100_lt_if100", 40, 10)])
@@ -251,7 +293,7 @@ def test_deferred_weights_are_those_of_the_effective_number():
     assert objective.weights_from == 160
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [*PUBLISHED, *(f"cifar10_lt_ssl/{name}" for name in SEMI)])
 def test_every_reference_leads_somewhere(name):
     folder, stem = name.split("/")
     recipe, _ = opened(name)
@@ -277,7 +319,7 @@ def test_every_reference_leads_somewhere(name):
     assert f"`{stem}`" in row
 
 
-@pytest.mark.parametrize("folder", CIFAR + LARGE)
+@pytest.mark.parametrize("folder", [*CIFAR, *LARGE, "cifar10_lt_ssl"])
 def test_the_data_lie_in_one_folder(folder):
     spec: DataSpec = load_data_spec(RECIPES / folder / "data.toml")
     splits = [split for split in (spec.train, spec.val, spec.test) if split is not None]

@@ -102,3 +102,15 @@ def test_rate_rises_to_its_peak_then_falls_without_a_jump():
     assert all(a > b for a, b in zip(values[499:-1], values[500:], strict=True))
     # the steepest slope is that of the warm-up, 1/5 per epoch
     assert max(abs(a - b) for a, b in zip(values, values[1:], strict=False)) <= 0.002 + 1e-12
+
+
+def test_the_shallow_cosine_by_hand():
+    # at the end of epoch 21 x of 21, x of 7/16 of half a turn: 30, 45, 60 and 78.75 degrees
+    shallow = {"schedule": "cosine_7_16", "rate_changes": "step", "warmup_epochs": 0, "epochs": 21}
+    expected = [3**0.5 / 2, 0.5**0.5, 0.5, math.sin(math.pi / 16)]
+    assert rates([7, 11, 15, 20], step=96, **shallow) == pytest.approx(expected)
+    assert rates([0, 10], step=48, **shallow) == pytest.approx(
+        [math.cos(7 * math.pi / 16 * done / 21) for done in (49 / 97, 10 + 49 / 97)]
+    )
+    # where it changes once an epoch, the first rate is the peak
+    assert rates([0, 8], step=96, **shallow | {"rate_changes": "epoch"}) == pytest.approx([1, 3**0.5 / 2])

@@ -35,6 +35,15 @@ def test_a_shortened_recipe_is_shortened_as_the_page_says():
         assert train_settings(recipe).stage1.epochs == 15
 
 
+def test_the_shortened_training_with_unlabeled_images_is_as_long_as_the_page_says():
+    words = re.search(r"`(stage1\.epochs=\d+ semi\.[^`]*)` are ([\d,]+) steps of 2\^20", PAGE)
+    assert words is not None
+    recipe = ROOT / "recipes" / "cifar10_lt_ssl" / "fixmatch_la.toml"
+    settings = train_settings(load_recipe(recipe, TrainRecipe, parse_assignments(shlex.split(words.group(1)))))
+    assert settings.semi is not None
+    assert settings.stage1.epochs * settings.semi.steps_per_epoch == int(words.group(2).replace(",", ""))
+
+
 def test_the_figures_of_what_ships_are_those_of_its_manifest():
     manifest = json.loads((ROOT / "pretrained" / "cifar10_lt_mislas" / "manifest.json").read_text())
     test = {name: f"{100 * value:.1f}" for name, value in manifest["metrics"]["test"].items() if value is not None}

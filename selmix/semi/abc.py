@@ -80,7 +80,7 @@ class BalancedClassifier(Method):
         figures |= {
             "balanced_labeled_loss": labeled.detach(),
             "balanced_unlabeled_loss": unlabeled.detach(),
-            "balanced_pseudo_label_share": used.sum() / step.pool_batch,
+            "balanced_pseudo_label_share": used.double().sum() / step.pool_batch,
         }
         return loss + labeled + unlabeled, figures
 

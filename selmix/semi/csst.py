@@ -1,17 +1,17 @@
 """CSST: cost-sensitive self-training for the worst recall, or for the mean recall with a floor of every coverage.
 
-While the multipliers are held, what is maximised is linear in the confusion matrix: sum_ij G_ij C_ij, with G_ij the gain
-of predicting j where the truth is i, and C that of the prior pi of the labeled images. A val of prior mu has recalls
-R_ii = C_ii / pi_i and coverages sum_i mu_i R_ij = sum_i (mu_i / pi_i) C_ij. So
+While the multipliers are held, what is maximised is linear in the confusion matrix: sum_ij G_ij C_ij, with G_ij the
+gain of predicting j where the truth is i, and C that of the prior pi of the labeled images. A val of prior mu has
+recalls R_ii = C_ii / pi_i and coverages sum_i mu_i R_ij = sum_i (mu_i / pi_i) C_ij. So
 
     min recall:  l on the simplex, l_i <- l_i exp(-w R_ii) / Z,   G = diag(l_i / pi_i);
     coverage:    l_j <- max(0, l_j - w (coverage_j - floor)),     G_ij = 1[i = j] / (k pi_i) + l_j mu_i / pi_i.
 
 Where val has the prior of the labeled images, the last term is l_j, as it is published.
 
-Sources: Rangwani et al., "Cost-Sensitive Self-Training for Optimizing Non-Decomposable Metrics", NeurIPS 2022; Narasimhan
-and Menon, "Training Over-Parameterized Models with Non-Decomposable Objectives", NeurIPS 2021. In the released code of
-the former the multipliers of coverage begin anew at every refresh; these go on.
+Sources: Rangwani et al., "Cost-Sensitive Self-Training for Optimizing Non-Decomposable Metrics", NeurIPS 2022;
+Narasimhan and Menon, "Training Over-Parameterized Models with Non-Decomposable Objectives", NeurIPS 2021. In the
+released code of the former the multipliers of coverage begin anew at every refresh; these go on.
 """
 
 from dataclasses import dataclass
@@ -100,7 +100,7 @@ class CostSensitive(Method):
         figures = {
             "labeled_loss": labeled.detach(),
             "unlabeled_loss": unlabeled.detach(),
-            "pseudo_label_share": used.sum() / step.pool_batch,
+            "pseudo_label_share": used.double().sum() / step.pool_batch,
         }
         return labeled + self.settings.unlabeled_weight * unlabeled, figures
 

@@ -102,7 +102,7 @@ class Daso(Method):
         losses = F.cross_entropy(self.similarities(step.strong.features), semantic, reduction="none")
         alignment = warm * losses.sum() / step.pool_batch
         self.count(step, blended.argmax(1))
-        figures |= {"alignment_loss": alignment.detach(), "blended_share": share.sum() / step.pool_batch}
+        figures |= {"alignment_loss": alignment.detach(), "blended_share": share.double().sum() / step.pool_batch}
         return loss + self.settings.alignment_weight * alignment, figures
 
     def remember(self, features: torch.Tensor, labels: torch.Tensor) -> None:

@@ -74,6 +74,6 @@ class FixMatch(Method):
         figures = {
             "labeled_loss": labeled.detach(),
             "unlabeled_loss": unlabeled.detach(),
-            "pseudo_label_share": used.sum() / step.pool_batch,
+            "pseudo_label_share": used.double().sum() / step.pool_batch,
         }
         return labeled + self.unlabeled_weight * unlabeled, figures

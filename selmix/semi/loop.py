@@ -92,16 +92,16 @@ def train_semi(
                     check_finite(losses, epoch=epoch, ranks=ranks)
                 advance(len(batch.labeled.labels) + batch.pool_batch)
         mean_loss = check_finite(losses, epoch=epoch, ranks=ranks)
+        seconds = time.monotonic() - began
         network.eval()
         confusion = None if val is None else partial(confusion_of, state.kept, val, ranks=ranks)
         network.method.end_epoch(EpochEnd(epoch, confusion, ranks))
         state.epochs = epoch + 1
-        taken = plan.labeled.positions.numel() + plan.positions.numel()
         yield {
             "epoch": epoch + 1,
             "loss": mean_loss,
             "learning_rate": rate,
-            "images_per_second": taken / (time.monotonic() - began),
+            "images_per_second": semi.images(settings) / seconds,
         } | {name: float(ranks.total(torch.stack(shares).double()).mean()) for name, shares in figures.items()}
 
 

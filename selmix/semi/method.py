@@ -72,8 +72,9 @@ class Method(nn.Module):
     """How to learn from labeled and unlabeled images; one module for each, `share` at the least.
 
     It lives inside the network that is trained, so its parameters are optimised, averaged and in the checkpoint, and
-    its buffers are in the checkpoint: whatever it remembers from step to step must be a buffer, for training goes on
-    from a checkpoint to the very same weights. Buffers of the averaged network are copies of the current ones.
+    its buffers are in the checkpoint: whatever it remembers from step to step must be a buffer, of one shape for good,
+    for training goes on from a checkpoint to the very same weights. Buffers of the averaged network are copies, of
+    the last step. Parameters of one axis are spared from weight decay where `decay_all` is false.
 
     All processes call the same methods in the same order; what is remembered must be the same on each, so counts are
     added up with `step.ranks.total`, and rows put together with `step.ranks.gathered`. Randomness is drawn from
