@@ -12,7 +12,7 @@ from selmix.recipe import (
     parse_assignments,
     refine_settings,
 )
-from selmix.semi.fixmatch import FixMatchSettings
+from selmix.semi.settings import SemiSettings
 from selmix.shipped import shipped_recipe
 from selmix.stage1.autobalance_settings import AutoBalanceSettings
 from selmix.stage1.retraining import RetrainSettings
@@ -152,7 +152,7 @@ def documented(section: str) -> dict[str, str]:
         ("stage1", SupervisedSettings),
         ("classifier", RetrainSettings),
         ("autobalance", AutoBalanceSettings),
-        ("semi", FixMatchSettings),
+        ("semi", SemiSettings),
     ],
 )
 def test_the_documented_defaults_are_the_defaults(section, kind):

@@ -51,9 +51,9 @@ def data(monkeypatch):
     return data
 
 
-def train(tmp_path, out, *more):
+def train(tmp_path, out, *more, drop_threshold=False):
     recipe = tmp_path / "tiny.toml"
-    recipe.write_text(RECIPE)
+    recipe.write_text(RECIPE.replace("threshold = 0.2", "") if drop_threshold else RECIPE)
     return CliRunner().invoke(app, ["train", str(recipe), "--out", str(tmp_path / out), *more])
 
 

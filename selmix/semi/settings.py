@@ -40,7 +40,7 @@ class SemiSettings(ABC):
         steps_per_epoch: an epoch is so many steps, whatever the number of images.
     """
 
-    method: str = ""
+    method: str = "fixmatch"
     unlabeled_ratio: int = 2
     unlabeled_weight: float = 1.0
     steps_per_epoch: int = 1024
