@@ -3,6 +3,7 @@
 import json
 import math
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,15 @@ from torch import nn
 from selmix.errors import DivergedError, UsageError
 from selmix.ranks import Ranks
 from selmix.semi.fixmatch import FixMatch, FixMatchSettings
-from selmix.semi.loop import train_semi
+from selmix.semi.loop import semi_batches, train_semi
 from selmix.semi.method import Outputs, Step
 from selmix.semi.network import SemiNetwork
 from selmix.semi.plan import plan_semi_epoch
+from selmix.semi.views import PoolImages
 from selmix.stage1.classifier import exported_state
 from selmix.stage1.loss_settings import LogitAdjustmentSettings
 from selmix.stage1.objective import Objective
+from selmix.stage1.settings import SupervisedSettings
 from selmix.stage1.supervised import train_supervised
 
 COUNTS = torch.tensor([6, 4, 1])
@@ -162,7 +165,8 @@ def adjusted_of_four() -> Objective:
     return LogitAdjustmentSettings().objective(torch.tensor([50, 20, 5, 1]))
 
 
-def test_the_loss_is_in_full_precision(monkeypatch):
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_the_loss_is_in_full_precision(monkeypatch, precision):
     seen = []
     share = FixMatch.share
 
@@ -174,21 +178,74 @@ def test_the_loss_is_in_full_precision(monkeypatch):
         return share(self, step)
 
     monkeypatch.setattr(FixMatch, "share", noted)
-    state, settings = begin(precision="bfloat16", epochs=1)
+    state, settings = begin(precision=precision, epochs=1)
     (record,) = train_semi(state, images(11, 0, 1), pool(), settings, FixMatchSettings(**SEMI), seed=5)
     assert seen == [{torch.float64}] * 4
     assert math.isfinite(record["loss"])
 
 
-def test_a_loss_that_is_not_finite_and_too_many_processes_are_refused():
+def test_a_loss_that_is_not_finite_ends_the_epoch_soon():
     state, settings = begin(learning_rate=1e200)
+    advanced = []
+    semi = FixMatchSettings(**SEMI | {"steps_per_epoch": 130})
     with pytest.raises(DivergedError, match=r"the loss of epoch 1, step \d is not finite"):
-        list(train_semi(state, images(11, 0, 1), pool(), settings, FixMatchSettings(**SEMI), seed=5))
-    state, settings = begin(batch_size=1)
-    one = iter(
-        train_semi(state, images(11, 0, 1), pool(), settings, FixMatchSettings(**SEMI), seed=5, ranks=Ranks(0, 1))
-    )
-    assert next(one)["epoch"] == 1
+        list(train_semi(state, images(11, 0, 1), pool(), settings, semi, seed=5, advance=advanced.append))
+    assert len(advanced) <= 50
+    assert state.epochs == 0
+
+
+def test_what_a_method_is_told_of_a_step(monkeypatch):
+    told = []
+    state, settings = begin(epochs=2, objective=adjusted())
+    semi, labeled = FixMatchSettings(**SEMI), images(11, 0, None)
+    share = FixMatch.share
+
+    def noted(self, step):
+        own = plans[step.epoch].labeled.positions[len(told) % 4]
+        inputs = next(labeled.loads([(own, own)]))
+        assert not state.kept.training
+        torch.testing.assert_close(step.average.logits, state.kept(inputs))
+        assert len(told) < 4 or not torch.allclose(step.average.logits, state.model(inputs))
+        assert torch.equal(step.labels, labeled.labels[own])
+        assert step.rows.tolist() == [0, 1, 2, 3, 4]
+        told.append(step.positions)
+        return share(self, step)
+
+    monkeypatch.setattr(FixMatch, "share", noted)
+    monkeypatch.setattr(FixMatch, "wants_average", True)
+    plans = [plan_semi_epoch(labeled.labels, 17, settings, semi, epoch=epoch, seed=5) for epoch in (0, 1)]
+    list(train_semi(state, labeled, pool(), settings, semi, seed=5))
+    assert torch.equal(torch.stack(told), torch.cat([plan.positions for plan in plans]))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Images whose pixels are what was asked for."""
+
+    labels: torch.Tensor
+
+    def loads(self, requests):
+        return (torch.stack(request, dim=1) for request in requests)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_each_process_has_its_rows_of_both_views(count):
+    settings, semi = SupervisedSettings(batch_size=5), FixMatchSettings(steps_per_epoch=4)
+    labeled, unlabeled = Asked(torch.arange(11) % 3), Asked(torch.full((17,), -1))
+    plan = plan_semi_epoch(labeled.labels, 17, settings, semi, epoch=0, seed=5)
+    every = [
+        list(semi_batches(plan, labeled, PoolImages(unlabeled, unlabeled), Ranks(rank, count))) for rank in range(count)
+    ]
+    for step, parts in enumerate(zip(*every, strict=True)):
+        assert {part.pool_batch for part in parts} == {10}
+        for name, seeds in (("weak", plan.weak_seeds), ("strong", plan.strong_seeds)):
+            whole = torch.cat([getattr(part, name) for part in parts])
+            assert torch.equal(whole, torch.stack([plan.positions[step], seeds[step]], dim=1))
+        assert torch.equal(torch.cat([part.positions for part in parts]), plan.positions[step])
+        mine = torch.cat([part.labeled.inputs for part in parts])
+        assert torch.equal(mine, torch.stack([plan.labeled.positions[step], plan.labeled.seeds[step]], dim=1))
+    with pytest.raises(UsageError, match="a batch of 5 images cannot be cut into 1 parts for each of 6 processes"):
+        next(semi_batches(plan, labeled, PoolImages(unlabeled, unlabeled), Ranks(0, 6)))
 
 
 def test_the_head_of_a_method_is_what_is_judged_and_kept():

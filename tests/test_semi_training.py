@@ -13,9 +13,11 @@ import selmix.data.shipped_images
 from selmix.backbones import load_backbone_folder
 from selmix.commands import app
 from selmix.data.images import ImageData
+from selmix.recipe import load_recipe
 from selmix.semi.fixmatch import FixMatch, FixMatchSettings
 from selmix.semi.methods import METHODS
-from selmix.train_recipe import semi_settings
+from selmix.train_recipe import TrainRecipe, semi_settings
+from selmix.training import train_backbone
 
 RECIPE = """
 name = "tiny"
@@ -119,6 +121,20 @@ def test_the_average_is_kept_and_training_goes_on_after_an_interruption(data, tm
         assert {**mine, "images_per_second": 0, "val_mean_recall": 0} == {
             **theirs, "images_per_second": 0, "val_mean_recall": 0,
         }  # fmt: skip
+
+
+def test_progress_counts_labeled_and_unlabeled_images(data, tmp_path):
+    recipe, lines, taken = tmp_path / "tiny.toml", [], []
+    recipe.write_text(RECIPE)
+
+    def bar(description, images, done):
+        lines.append((description, images, done))
+        return taken.append
+
+    train_backbone(load_recipe(recipe, TrainRecipe, {}), tmp_path / "a", device=torch.device("cpu"), bar=bar)
+    # two epochs of two steps of 4 + 8
+    assert lines == [("training", 48, 0.0)]
+    assert taken == [12] * 4
 
 
 @pytest.mark.parametrize("pool", ["none", "empty"])
