@@ -81,7 +81,7 @@ def compare(
     names = chosen_methods(recipe.methods)
     settings = refine_settings(recipe.stage2)
     with run_folder(out, overwrite=overwrite, result=RESULT):
-        data = named_features(recipe, device=device, track=track).dense()
+        data = named_features(recipe, device=device, track=track).without_pool().dense()
         if data.group_names:
             logger.warning("the groups of samples are left aside: most methods of the ladder know classes alone")
             splits = {name: replace(split, groups=None) for name, split in data.splits.items()}

@@ -16,7 +16,7 @@ from selmix.confusion import joint_confusion
 from selmix.constraints import bind_constraints, parse_constraint
 from selmix.errors import DataError, UsageError
 from selmix.features.arrays import as_array, as_tensor, encoded, given_head
-from selmix.features.labeled import FeatureData, LabeledFeatures
+from selmix.features.labeled import FeatureData, LabeledFeatures, UnlabeledFeatures
 from selmix.metrics import MetricContext, request_of
 from selmix.pipeline import Tuning, tune
 from selmix.recipe import refine_settings
@@ -89,6 +89,7 @@ class SelMixClassifier(ClassifierMixin, BaseEstimator):
         y_val: Any = None,
         *,
         X_unlabeled: Any = None,
+        y_unlabeled: Any = None,
         groups: Any = None,
         groups_val: Any = None,
         head: tuple[Any, Any] | None = None,
@@ -104,7 +105,9 @@ class SelMixClassifier(ClassifierMixin, BaseEstimator):
             y: labels [n] of any type.
             X_val: [m, d], samples that nothing has been fitted to, from the distribution that matters.
             y_val: [m], of the classes of `y`; some may be missing.
-            X_unlabeled: [u, d], not used yet: a warning is logged.
+            X_unlabeled: [u, d], samples of which nobody needs to know the class; may be empty.
+            y_unlabeled: [u], labels that pseudo-labels may be judged by, and nothing is fitted to; what is no class of
+                `y` stands for a sample of no known class.
             groups: [n] group of each sample (background, hospital), for metrics such as worst_group_recall.
             groups_val: [m], of the validation samples.
             head: (coef [k, d], intercept [k]) of a classifier fitted to X alone ([1, d] and [1] with two classes), in
@@ -118,13 +121,14 @@ class SelMixClassifier(ClassifierMixin, BaseEstimator):
         wanted = [parse_constraint(text) for text in texts]
         settings = self._settings()
         splits = self._splits(X, y, X_val, y_val, groups, groups_val)
-        if X_unlabeled is not None:
-            self._features(X_unlabeled, reset=False)
-            logger.warning("X_unlabeled is not used yet: the classifier learns from labeled samples alone")
+        pool = self._pool(X_unlabeled, y_unlabeled)
+        sizes = {name: len(split.labels) for name, split in splits.items()}
+        sizes |= {} if pool is None else {"unlabeled": len(pool.features)}
         data = FeatureData(
             class_names=[str(name) for name in self.classes_],
             splits=splits,
-            ids={name: [str(row) for row in range(len(split.labels))] for name, split in splits.items()},
+            ids={name: [str(row) for row in range(size)] for name, size in sizes.items()},
+            unlabeled=pool,
             group_names=[str(name) for name in self.groups_],
             head=None if head is None else given_head(*head, num_classes=len(self.classes_), width=self.n_features_in_),
         )
@@ -146,8 +150,23 @@ class SelMixClassifier(ClassifierMixin, BaseEstimator):
         }
         return refine_settings(plain)
 
-    def _features(self, X: Any, *, reset: bool) -> torch.Tensor:
-        return as_tensor(validate_data(self, as_array(X), reset=reset, dtype=np.float32, order="C"))
+    def _features(self, X: Any, *, at_least: int = 1) -> torch.Tensor:
+        rules: dict[str, Any] = {"dtype": np.float32, "order": "C", "ensure_min_samples": at_least}
+        return as_tensor(validate_data(self, as_array(X), reset=False, **rules))
+
+    def _pool(self, X: Any, y: Any) -> UnlabeledFeatures | None:
+        if X is None and y is not None:
+            raise UsageError("y_unlabeled goes with X_unlabeled; give both, or X_unlabeled alone")
+        if X is None:
+            return None
+        features = self._features(X, at_least=0)
+        if y is None:
+            return UnlabeledFeatures(features)
+        y = column_or_1d(as_array(y))
+        check_consistent_length(features, y)
+        number_of = {name: number for number, name in enumerate(self.classes_.tolist())}
+        audit = torch.tensor([number_of.get(name, -1) for name in y.tolist()], dtype=torch.int64)
+        return UnlabeledFeatures(features, audit=audit)
 
     def _splits(
         self, X: Any, y: Any, X_val: Any, y_val: Any, groups: Any, groups_val: Any
@@ -167,7 +186,7 @@ class SelMixClassifier(ClassifierMixin, BaseEstimator):
         parts = {"train": (as_tensor(X), labels, groups)}
         if X_val is not None:
             own_labels = encoded(y_val, self.classes_, "y_val has a class that y lacks")
-            parts["val"] = (self._features(X_val, reset=False), own_labels, groups_val)
+            parts["val"] = (self._features(X_val), own_labels, groups_val)
         if groups is not None:
             self.groups_ = np.unique(np.concatenate([column_or_1d(as_array(own)) for _, _, own in parts.values()]))
         splits = {}

@@ -13,15 +13,16 @@ from selmix.backbones import load_backbone
 from selmix.data.assembly import digest_of_images
 from selmix.data.images import ImageData
 from selmix.data.sources import open_images
+from selmix.data.unlabeled import with_pool
 from selmix.features.cached import load_cache
 from selmix.features.extract import Track, resolved_dtype
-from selmix.features.file import load_features
+from selmix.features.file import load_features, with_pool_features
 from selmix.features.filling import Filled, Filling, fill_cache
 from selmix.features.labeled import FeatureData
 from selmix.features.survey import bad_images
 from selmix.heads import LinearHead
 from selmix.ranks import ALONE, Ranks
-from selmix.recipe import CompareRecipe, ExtractRecipe, FinetuneRecipe
+from selmix.recipe import NO_POOL, CompareRecipe, ExtractRecipe, FinetuneRecipe
 
 logger = logging.getLogger("selmix")
 
@@ -42,21 +43,24 @@ def named_features(
     if recipe.features is not None:
         path = Path(recipe.features)
         with together(ranks):
-            return load_cache(path, ranks=ranks) if path.is_dir() else load_features(path)
+            data = load_cache(path, ranks=ranks) if path.is_dir() else load_features(path)
+            if recipe.unlabeled == NO_POOL:
+                return data.without_pool()
+            return data if recipe.unlabeled is None else with_pool_features(data, Path(recipe.unlabeled))
     return features_of_images(recipe.extraction(), device=device, ranks=ranks, track=track)
 
 
 def features_of_images(
     recipe: ExtractRecipe, *, device: torch.device, ranks: Ranks = ALONE, track: Track | None = None
 ) -> FeatureData:
-    """Return the features of train, val and test, from the cache; what is not there is extracted.
+    """Return the features of train, val, test and the unlabeled pool, from the cache; what is not there is extracted.
 
     Raises:
         UsageError: for an unknown name.
         DataError: for faulty data or weights, or a cache that cannot be written.
     """
     started = time.perf_counter()
-    images = open_images(recipe.data)
+    images = _images(recipe)
     filled, head = _filled(recipe, images, device, ranks, track)
     data = load_cache(filled.folder, ranks=ranks, images=images)
     return replace(
@@ -70,13 +74,20 @@ def features_of_images(
 def extract_to_cache(
     recipe: ExtractRecipe, *, device: torch.device, ranks: Ranks = ALONE, track: Track | None = None
 ) -> Filled:
-    """Bring the features of train, val and test into a cache.
+    """Bring the features of train, val, test and the unlabeled pool into a cache.
 
     Raises:
         UsageError: for an unknown name.
         DataError: for faulty data or weights, or a cache that cannot be written.
     """
-    return _filled(recipe, open_images(recipe.data), device, ranks, track)[0]
+    return _filled(recipe, _images(recipe), device, ranks, track)[0]
+
+
+def _images(recipe: ExtractRecipe) -> ImageData:
+    images = open_images(recipe.data)
+    if recipe.unlabeled is None:
+        return images
+    return with_pool(images, None if recipe.unlabeled == NO_POOL else recipe.unlabeled)
 
 
 def describe_cache(filled: Filled) -> dict[str, Any]:
@@ -119,7 +130,7 @@ def _filled(
         skip_bad=recipe.on_bad_image == "skip",
         head=head,
         workers=recipe.workers,
-        about={"backbone": recipe.backbone, "data": recipe.data},
+        about=recipe.model_dump(include={"backbone", "data", "unlabeled"}, exclude_none=True),
         ranks=ranks,
         track=track,
     )

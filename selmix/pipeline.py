@@ -48,6 +48,7 @@ class Tuning:
             optimistic there. Test is looked at once, at the end.
         rows: split -> confusion row of every sample that was evaluated, int64 [n], in the order of the predictions.
         support: split -> samples of each class and group, int64 [k, g].
+        unlabeled_count: images in the unlabeled pool.
         seconds: what was spent: `extract`, `tune`, and `diagnose` where that was asked for.
         diagnoses: of the `start` head and the `tuned` one, where that was asked for.
     """
@@ -60,6 +61,7 @@ class Tuning:
     evaluations: dict[str, dict[str, Evaluation]]
     rows: dict[str, torch.Tensor]
     support: dict[str, torch.Tensor]
+    unlabeled_count: int
     seconds: dict[str, float]
     diagnoses: dict[str, Diagnosis] = field(default_factory=dict)
 
@@ -164,7 +166,17 @@ def _tune(
             )
         seconds["diagnose"] = time.perf_counter() - started
     return Tuning(
-        data, refined.heads[-1], start, refined, groups, evaluations, rows, _support(data), seconds, diagnoses
+        data=data,
+        head=refined.heads[-1],
+        start=start,
+        refined=refined,
+        groups=groups,
+        evaluations=evaluations,
+        rows=rows,
+        support=_support(data),
+        unlabeled_count=data.unlabeled_count,
+        seconds=seconds,
+        diagnoses=diagnoses,
     )
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _Settings = TypeVar("_Settings")
 
+NO_POOL = "none"
+
 
 class _Extraction(BaseModel):
     """How images become features; what is None is as the backbone, or the machine, has it."""
@@ -49,14 +51,19 @@ class ExtractRecipe(_Extraction):
 
     backbone: str
     data: str
+    unlabeled: str | None = None
 
 
 class _Source(_Extraction):
-    """What to work on: either `features`, or `backbone` and `data` and how these become features."""
+    """What to work on: either `features`, or `backbone` and `data` and how these become features.
+
+    `unlabeled` names an unlabeled pool in place of their own one, or `none`.
+    """
 
     backbone: str | None = None
     data: str | None = None
     features: str | None = None
+    unlabeled: str | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -68,6 +75,8 @@ class _Source(_Extraction):
                 raise ValueError(
                     f"--{name.replace('_', '-')} goes with --backbone and --data; ready features are what they are"
                 )
+        if features is not None and self.unlabeled not in (None, NO_POOL) and not self.unlabeled.endswith(".npz"):
+            raise ValueError(f"--unlabeled beside --features is {NO_POOL}, or an .npz; got {self.unlabeled}")
         return self
 
     def extraction(self) -> ExtractRecipe:

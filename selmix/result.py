@@ -42,7 +42,7 @@ def describe(
         "subject_to": [constraint.text for constraint in constraints],
         "num_classes": len(data.class_names),
         "class_names": data.class_names,
-        "support": support | {"unlabeled": data.unlabeled_count},
+        "support": support | {"unlabeled": tuning.unlabeled_count},
     }
     for name in HEADS:
         document[name] = {split: heads[name].metrics for split, heads in evaluations.items()}

@@ -19,6 +19,7 @@ from torch import nn
 
 from selmix.backbones import Backbone
 from selmix.data.sources import open_images
+from selmix.data.unlabeled import with_pool
 from selmix.errors import DataError
 from selmix.features import blocks, cache, disk
 from selmix.features.blocks import read_sealed, write_sealed
@@ -296,7 +297,20 @@ def test_files_of_test_that_are_in_train_are_said(root, tmp_path, caplog):
     leaks = len({path.read_bytes() for path in (root / "test").rglob("*.png")} & once)
     fill(root, tmp_path / "cache")
     assert load_cache(tmp_path / "cache").cache["leaks"] == leaks >= 2
-    assert f"{leaks} file(s) of test are in train or val, too" in caplog.text
+    assert f"{leaks} file(s) of test are in train and val, too" in caplog.text
+
+
+def test_files_of_test_that_are_in_the_pool_are_said(root, tmp_path, caplog):
+    seen = Image.fromarray(np.full((5, 6, 3), 200, dtype=np.uint8))
+    (root / "unlabeled").mkdir()
+    for place in ("test/ant/own.png", "unlabeled/own.png", "unlabeled/twice.png"):
+        seen.save(root / place)
+    for split in ("train", "val"):  # what the builder writes is the same in every split
+        for position, path in enumerate((root / split).rglob("*.png")):
+            noise_image(1000 + position).save(path)
+    fill(root, tmp_path / "cache")
+    assert load_cache(tmp_path / "cache").cache["leaks"] == 1
+    assert "1 file(s) of test are in unlabeled, too" in caplog.text
 
 
 @pytest.mark.parametrize("other", ["train/00001", "val/00000"])
@@ -429,6 +443,137 @@ def test_every_rank_gets_the_blocks_that_are_its_own(root, tmp_path):
     assert torch.equal(shards[1].splits["train"].features, whole.splits["train"].features[4:8])
     assert shards[1].splits["val"].features.shape == (0, 4)
     assert shards[0].splits["test"].labels.tolist() == whole.splits["test"].labels[:4].tolist()
+
+
+@pytest.fixture
+def pooled(root):
+    """Return a folder with a pool of 9 images: 5 in a class folder, 3 in another one, one in none."""
+    for folder, seeds in (("bee", range(50, 55)), ("moth", range(60, 63)), ("", [70])):
+        (root / "unlabeled" / folder).mkdir(parents=True, exist_ok=True)
+        for seed in seeds:
+            noise_image(seed).save(root / "unlabeled" / folder / f"{seed}.png")
+    return root
+
+
+AUDIT = [-1] + [1] * 5 + [-1] * 3
+
+
+def test_the_pool_is_extracted_with_its_views_and_keeps_labels_for_the_audit(pooled, tmp_path):
+    filled, _ = fill(pooled, tmp_path / "cache", views=2)
+    assert filled.images == 3 * 11 + 4 + 5 + 3 * 9
+    data = load_cache(tmp_path / "cache")
+    assert sorted(data.splits) == ["test", "train", "val"]
+    pool = data.unlabeled
+    np.testing.assert_allclose(pool.features.numpy(), expected(pooled, "unlabeled"), rtol=1e-6, atol=1e-6)
+    assert pool.views.shape == (18, 4)
+    assert data.splits["train"].views.shape == (22, 4)
+    assert pool.audit.tolist() == AUDIT
+    assert data.ids["unlabeled"] == open_images(str(pooled)).splits["unlabeled"].ids
+    assert data.unlabeled_count == 9
+    assert np.load(tmp_path / "cache" / "unlabeled.audit.npy").tolist() == AUDIT
+    plain, _ = fill(pooled, tmp_path / "plain")
+    assert load_cache(tmp_path / "plain").unlabeled.views is None
+    # each view is a crop of the image it belongs to, mirrored or not: its first numbers are pixels of that image
+    for row, path in enumerate(open_images(str(pooled)).splits["unlabeled"].images.paths):
+        pixels = (np.asarray(Image.open(path)).astype(np.float32).reshape(-1) / 255 - 0.5) / 0.25
+        for view in range(2):
+            gaps = np.abs(pool.views[view * 9 + row].numpy()[:, None] - pixels).min(1)
+            assert gaps.max() < 1e-5
+
+
+def test_labels_for_the_audit_are_no_part_of_the_identity_and_are_renewed(pooled, tmp_path):
+    once, _ = fill(pooled, tmp_path / "cache")
+    images = open_images(str(pooled))
+    pool = images.splits["unlabeled"]
+    for audit in (np.arange(9) % 2, None):
+        splits = images.splits | {"unlabeled": dataclasses.replace(pool, audit=audit)}
+        filling = Filling(dataclasses.replace(images, splits=splits), backbone(), CPU, workers=0)
+        filled = fill_cache(filling, tmp_path / "cache")
+        assert filled.images == 0
+        assert filled.sidecar.identity == once.sidecar.identity
+        loaded = load_cache(tmp_path / "cache")
+        assert (None if audit is None else audit.tolist()) == (
+            None if loaded.unlabeled.audit is None else loaded.unlabeled.audit.tolist()
+        )
+        assert loaded.digests == {"data": images.digest, "backbone": "weights"}
+
+
+@pytest.mark.parametrize("name", ["unlabeled/00001.npy", "unlabeled.view1/00002.json", "unlabeled.audit.npy"])
+def test_harm_to_the_pool_is_seen_and_mended(pooled, tmp_path, name):
+    fill(pooled, tmp_path / "cache", views=1)
+    before = content(tmp_path / "cache")
+    truncate(tmp_path / "cache" / name)
+    with pytest.raises(DataError, match="unlabeled"):
+        load_cache(tmp_path / "cache")
+    filled, _ = fill(pooled, tmp_path / "cache", views=1)
+    assert filled.images == {"npy": 4, "json": 1}[name[-4:].strip(".")] * ("/" in name)
+    assert content(tmp_path / "cache") == before
+
+
+def test_a_changed_image_of_the_pool_costs_its_block_alone(pooled, tmp_path, caplog):
+    fill(pooled, tmp_path / "cache")
+    changed(pooled / "unlabeled" / "moth" / "62.png")
+    filled, _ = fill(pooled, tmp_path / "cache")
+    assert filled.images == 1
+    assert "block 2 of unlabeled: 1 of its images changed" in caplog.text
+
+
+def test_bad_images_of_the_pool_are_named_or_left_out_even_all_of_a_class(pooled, tmp_path):
+    for seed in range(50, 55):
+        (pooled / "unlabeled" / "bee" / f"{seed}.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"unlabeled/bee/50\.png \(no image.*row 1 of unlabeled\), or leave such"):
+        fill(pooled, tmp_path / "cache", views=1)
+    fill(pooled, tmp_path / "cache", skip_bad=True, views=1)
+    data = load_cache(tmp_path / "cache")
+    assert data.unlabeled.audit.tolist() == [-1] * 4
+    assert data.ids["unlabeled"] == ["unlabeled/70.png", *(f"unlabeled/moth/{seed}.png" for seed in (60, 61, 62))]
+    assert data.unlabeled.features.shape == data.unlabeled.views.shape == (4, 4)
+    assert len(data.cache["bad_images"]["unlabeled"]) == 5
+
+
+def test_every_rank_gets_its_blocks_of_the_pool(pooled, tmp_path):
+    fill(pooled, tmp_path / "cache", views=1)
+    whole = load_cache(tmp_path / "cache")
+    shards = [load_cache(tmp_path / "cache", ranks=Ranks(rank, 2)) for rank in range(2)]
+    own = [[0, 1, 2, 3, 8], [4, 5, 6, 7]]
+    for shard, rows in zip(shards, own, strict=True):
+        for part in ("features", "views"):
+            assert torch.equal(getattr(shard.unlabeled, part), getattr(whole.unlabeled, part)[rows])
+        assert shard.unlabeled.audit.tolist() == [AUDIT[row] for row in rows]
+        assert shard.ids["unlabeled"] == [whole.ids["unlabeled"][row] for row in rows]
+
+
+@pytest.mark.parametrize("comfortable", [0.0, 0.5])
+def test_an_empty_pool_has_no_blocks(root, tmp_path, monkeypatch, comfortable):
+    monkeypatch.setattr("selmix.features.cached._COMFORTABLE", comfortable)
+    (root / "unlabeled").mkdir()
+    filled, _ = fill(root, tmp_path / "cache", views=1)
+    assert filled.images == 2 * 11 + 4 + 5
+    data = load_cache(tmp_path / "cache")
+    assert data.unlabeled.features.shape == data.unlabeled.views.shape == (0, 4)
+    assert (data.unlabeled_count, data.unlabeled.audit, data.ids["unlabeled"]) == (0, None, [])
+    assert fill(root, tmp_path / "cache", views=1)[0].images == 0
+
+
+def test_pools_of_the_same_names_do_not_share_a_cache(root, tmp_path):
+    for name in ("one", "two"):
+        write_image_folder(tmp_path, {name: {"bee": 2}})
+    data = open_images(str(root))
+    folders = [
+        fill_cache(Filling(with_pool(data, str(tmp_path / name)), backbone(), CPU, workers=0)).folder
+        for name in ("one", "two", "one")
+    ]
+    assert folders[0] != folders[1]
+    assert folders[0] == folders[2]
+
+
+def test_a_cache_of_an_older_format_is_refused_by_name(root, tmp_path):
+    fill(root, tmp_path / "cache")
+    document = read_sealed(tmp_path / "cache" / "cache.json")
+    write_sealed(tmp_path / "cache" / "cache.json", document | {"format": 1, "unlabeled": 0})
+    for opened in (lambda: load_cache(tmp_path / "cache"), lambda: fill(root, tmp_path / "cache")):
+        with pytest.raises(DataError, match="another version of selmix; extract into another folder"):
+            opened()
 
 
 def test_a_complete_cache_that_cannot_be_written_is_read(root, tmp_path, monkeypatch):

@@ -45,7 +45,7 @@ def test_the_same_seed_gives_the_same_result_twice(demo_runs):
     assert [result.pop("features")["reused"] for result in (first, second)] == [False, True]
     assert first == second
     assert output.stdout == again.stdout
-    assert output.stderr.startswith("INFO: features of 13,478 images need ")
+    assert output.stderr.startswith("INFO: features of 18,436 images need ")
     assert again.stderr.startswith("INFO: features reused from ")
 
 

@@ -309,6 +309,10 @@ def test_a_given_head_is_where_it_starts():
         ({}, {"X_val": np.ones((2, 5))}, "X_val and y_val"),
         ({}, {"X_val": np.ones((2, 4)), "y_val": [0, 1]}, "4 features"),
         ({}, {"X_unlabeled": np.ones((2, 4))}, "4 features"),
+        ({}, {"X_unlabeled": np.ones((0, 4))}, "4 features"),
+        ({}, {"X_unlabeled": np.full((2, 5), np.nan)}, "NaN"),
+        ({}, {"X_unlabeled": np.ones((2, 5)), "y_unlabeled": [0]}, "inconsistent"),
+        ({}, {"y_unlabeled": [0]}, "y_unlabeled goes with X_unlabeled"),
         ({}, {"X_val": np.ones((2, 5)), "y_val": [0, 1], "groups": np.zeros(110)}, "groups_val must come"),
         ({}, {"groups": np.zeros(109)}, "inconsistent"),
         ({}, {"head": (np.ones((1, 5)), np.ones(1))}, r"head must be a coef of shape \(3, 5\)"),
@@ -334,12 +338,43 @@ def test_constraints_are_kept_or_a_warning_says_so(caplog):
     assert "subject_to is missed" in caplog.text
 
 
-def test_unlabeled_samples_are_said_to_be_unused(caplog):
-    caplog.set_level(logging.WARNING, "selmix")
+def pool_given(monkeypatch, y, **fit):
+    """Return the pool that stage two gets, and the names of its samples."""
+    seen = []
+
+    def noted(data, *_, **__):
+        seen.append(data)
+        return selmix.pipeline.tune(data, *_, **__)
+
+    monkeypatch.setattr(selmix.estimator, "tune", noted)
+    quick().fit(blobs([60, 20, 30])[0], y, **fit)
+    return seen[0].unlabeled, seen[0].ids.get("unlabeled")
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "expected"),
+    [
+        (["ant", "bee", "cat"], ["cat", "moth", "ant"], [2, -1, 0]),
+        ([10, 20, 30], [20.0, -1, np.nan], [1, -1, -1]),
+        ([10, 20, 30], ["10", "20", "30"], [-1, -1, -1]),
+        ([0, 1, 2], torch.tensor([2, 5, 1]), [2, -1, 1]),
+    ],
+)
+def test_the_pool_reaches_stage_two_with_labels_for_the_audit(monkeypatch, names, given, expected):
     X, y = blobs([60, 20, 30])
-    with_pool = quick().fit(X, y, X_unlabeled=X[:7])
-    assert "X_unlabeled is not used yet" in caplog.text
-    np.testing.assert_array_equal(with_pool.coef_, quick().fit(X, y).coef_)
+    pool, ids = pool_given(monkeypatch, np.array(names)[y], X_unlabeled=X[:3].astype(np.float64), y_unlabeled=given)
+    np.testing.assert_array_equal(pool.features.numpy(), X[:3].astype(np.float32))
+    assert pool.audit.tolist() == expected
+    assert (pool.views, ids) == (None, ["0", "1", "2"])
+
+
+def test_a_pool_may_be_empty_or_without_labels_or_not_there(monkeypatch):
+    X, y = blobs([60, 20, 30])
+    pool, ids = pool_given(monkeypatch, y, X_unlabeled=X[:0], y_unlabeled=[])
+    assert (pool.features.shape, pool.audit.tolist(), ids) == ((0, 5), [], [])
+    pool, ids = pool_given(monkeypatch, y, X_unlabeled=torch.from_numpy(X[:2]))
+    assert (pool.audit, ids) == (None, ["0", "1"])
+    assert pool_given(monkeypatch, y) == (None, None)
 
 
 def test_verbose_shows_the_steps_on_stderr(capsys):

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from builders import write_image_folder
+from builders import noise_image, write_image_folder
 from typer.testing import CliRunner
 
 from selmix.commands import app
@@ -100,3 +100,78 @@ def test_ready_features_are_what_they_are(tmp_path, more):
     code, _, stderr = finetune(tmp_path / "run", "--features", tmp_path / "f.npz", *more)
     assert code == 2
     assert stderr.count("\n") == 1
+
+
+def write_pool(folder):
+    for name, seeds in (("bee", range(90, 94)), ("moth", range(94, 96))):
+        (folder / name).mkdir(parents=True)
+        for seed in seeds:
+            noise_image(seed, (32, 32)).save(folder / name / f"{seed}.png")
+
+
+def test_the_pool_is_extracted_shown_and_counted_and_changes_no_figure(folder, tmp_path):
+    images = ("--backbone", BACKBONE, "--data", folder, "--dtype", "float32")
+    code, without, _ = finetune(tmp_path / "a", *images)
+    write_pool(folder / "unlabeled")
+    code, stdout, _ = extract(folder, tmp_path / "features", "--dtype", "float32")
+    assert (code, "unlabeled" in stdout) == (0, True)
+    code, stdout, _ = extract(folder, tmp_path / "features", "--dtype", "float32", "--json")
+    assert json.loads(stdout)["rows"] == {"train": 23, "val": 23, "test": 23, "unlabeled": 6}
+    runs = {
+        "own": images,
+        "cache": ("--features", tmp_path / "features"),
+        "none": (*images, "--unlabeled", "none"),
+        "cache, none": ("--features", tmp_path / "features", "--unlabeled", "none"),
+        "elsewhere": (*images, "--unlabeled", folder / "unlabeled" / "moth"),
+    }
+    for name, words in runs.items():
+        code, stdout, _ = finetune(tmp_path / name, *words)
+        assert code == 0
+        document = json.loads(stdout)
+        count = {"elsewhere": 2, "own": 6, "cache": 6}.get(name, 0)
+        assert document["support"]["unlabeled"] == count
+        assert len(json.loads((tmp_path / name / "splits.json").read_text()).get("unlabeled", [])) == count
+        before = json.loads(without)
+        assert [document[head] for head in ("before", "after")] == [before[head] for head in ("before", "after")]
+        assert (document["digests"] == before["digests"]) == (name == "none")
+
+
+def test_a_wrong_pool_is_refused_before_anything_is_extracted(folder, tmp_path):
+    code, stdout, stderr = extract(folder, tmp_path / "cache", "--unlabeled", tmp_path / "nowhere")
+    assert (code, stdout, stderr.count("\n")) == (3, "", 1)
+    assert "no such folder" in stderr
+    assert not (tmp_path / "cache").exists()
+
+
+def test_an_empty_pool_that_is_named_is_a_warning(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    code, stdout, stderr = extract(folder, tmp_path / "cache", "--unlabeled", tmp_path / "empty", "--json")
+    assert code == 0
+    assert json.loads(stdout)["rows"]["unlabeled"] == 0
+    assert f"WARNING: {tmp_path / 'empty'} has no images" in stderr
+    assert extract(folder, tmp_path / "cache", "--unlabeled", tmp_path / "empty")[0] == 0  # the table, too
+
+
+def test_ready_features_take_a_pool_of_ready_features(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {"train_features": rng.standard_normal((40, 4)).astype(np.float32), "train_labels": np.arange(40) % 2}
+    np.savez(tmp_path / "f.npz", **arrays)
+    np.savez(tmp_path / "p.npz", unlabeled_features=rng.standard_normal((7, 4)).astype(np.float32))
+    words = ("--features", tmp_path / "f.npz", "--unlabeled")
+    code, stdout, _ = finetune(tmp_path / "run", *words, tmp_path / "p.npz")
+    assert (code, json.loads(stdout)["support"]["unlabeled"]) == (0, 7)
+    code, _, stderr = finetune(tmp_path / "b", *words, "photos")
+    assert (code, stderr.count("\n")) == (2, 1)
+    assert "--unlabeled beside --features is none, or an .npz; got photos" in stderr
+    code, _, stderr = finetune(tmp_path / "b", *words, tmp_path / "gone.npz")
+    assert (code, stderr.count("\n")) == (3, 1)
+
+
+def test_a_comparison_shares_the_cache_of_finetune_and_leaves_the_pool_aside(folder, tmp_path):
+    write_pool(folder / "unlabeled")
+    images = ("--backbone", BACKBONE, "--data", folder, "--dtype", "float32")
+    assert finetune(tmp_path / "a", *images)[0] == 0
+    words = ("--metric", "mean_recall", "--methods", "ncm,given", "--seeds", "0", "--out", tmp_path / "b")
+    code, _, stderr = run("compare", *images, *words)
+    assert code == 0
+    assert "features reused from" in stderr

@@ -1,5 +1,7 @@
 """Ready features in an `.npz`: every fault named, all faults at once, and nothing but a DataError."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,8 @@ from hypothesis.extra import numpy as hnp
 
 from selmix.data.arrays import digest_of_arrays
 from selmix.errors import DataError
-from selmix.features.file import load_features
+from selmix.features.file import load_features, with_pool_features
+from selmix.ranks import Ranks
 
 
 def ready(**changes: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -47,6 +50,63 @@ def test_a_faultless_file_comes_back(tmp_path):
     assert torch.equal(data.head.bias, torch.from_numpy(arrays["head_bias"]))
     assert data.unlabeled_count == 5
     assert data.digests == {"data": digest_of_arrays(arrays)}
+
+
+def test_the_pool_comes_back_and_labels_of_it_go_to_the_audit_alone(tmp_path):
+    arrays = ready()
+    plain = load_features(write_npz(tmp_path / "f.npz", arrays))
+    assert torch.equal(plain.unlabeled.features, torch.from_numpy(arrays["unlabeled_features"]))
+    assert (plain.unlabeled.views, plain.unlabeled.audit) == (None, None)
+    assert plain.ids["unlabeled"] == ["0", "1", "2", "3", "4"]
+    labels = np.array([2, -1, 0, 3, 10**12])
+    for kind in ("int64", "uint64"):
+        own = ready(unlabeled_labels=labels.astype(kind))
+        data = load_features(write_npz(tmp_path / "f.npz", own))
+        assert data.unlabeled.audit.tolist() == [2, -1, 0, -1, -1]
+        assert data.digests == plain.digests
+    assert load_features(write_npz(tmp_path / "f.npz", ready(unlabeled_features=WIDE[:, :4]))).digests != plain.digests
+
+
+def test_an_empty_pool_is_no_fault(tmp_path):
+    changes = {"unlabeled_features": np.zeros((0, 4)), "unlabeled_labels": np.zeros(0, int)}
+    data = load_features(write_npz(tmp_path / "f.npz", ready(**changes)))
+    assert data.unlabeled.features.shape == (0, 4)
+    assert (data.unlabeled.audit.tolist(), data.ids["unlabeled"], data.unlabeled_count) == ([], [], 0)
+
+
+def test_a_pool_of_another_file(tmp_path):
+    data = load_features(write_npz(tmp_path / "f.npz", ready()))
+    pool = np.arange(8.0).reshape(2, 4)
+    own = {"unlabeled_features": pool, "unlabeled_labels": np.array([7, 1])}
+    path = write_npz(tmp_path / "p.npz", own | {"more": np.zeros(1)})
+    other = with_pool_features(data, path)
+    assert other.unlabeled.features.tolist() == pool.tolist()
+    assert other.unlabeled.audit.tolist() == [-1, 1]
+    assert other.ids == data.ids | {"unlabeled": ["0", "1"]}
+    assert other.digests["data"] == data.digests["data"]
+    again = with_pool_features(data, write_npz(tmp_path / "q.npz", {"unlabeled_features": pool}))
+    assert again.digests == other.digests
+    more = with_pool_features(data, write_npz(tmp_path / "q.npz", {"unlabeled_features": pool + 1}))
+    assert more.digests != other.digests
+    parts = [with_pool_features(replace(data, ranks=Ranks(rank, 3)), path) for rank in range(3)]
+    assert [part.unlabeled.features.tolist() for part in parts] == [[[0, 1, 2, 3]], [[4, 5, 6, 7]], []]
+    assert [part.unlabeled.audit.tolist() for part in parts] == [[-1], [1], []]
+    assert [part.ids["unlabeled"] for part in parts] == [["0"], ["1"], []]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"features": np.zeros((2, 4))}, r"lacks unlabeled_features \(it has features\)"),
+        ({"unlabeled_features": np.zeros((2, 5))}, "unlabeled_features has 5 columns, train has 4"),
+        ({"unlabeled_features": np.full((2, 4), np.nan)}, r"NaN or infinite values in 2 row\(s\)"),
+        ({"unlabeled_features": np.zeros((2, 4)), "unlabeled_labels": np.zeros(3, int)}, "unlabeled_labels has 3 rows"),
+    ],
+)
+def test_a_faulty_pool_of_another_file_is_refused(tmp_path, arrays, message):
+    data = load_features(write_npz(tmp_path / "f.npz", ready()))
+    with pytest.raises(DataError, match=message):
+        with_pool_features(data, write_npz(tmp_path / "p.npz", arrays))
 
 
 def test_train_alone_is_enough(tmp_path):
@@ -90,7 +150,15 @@ FAULTS = {
     "image features": ({"val_features": np.zeros((6, 2, 2))}, ["val_features", "2 dimension", "(6, 2, 2)"]),
     "labels in a column": ({"train_labels": np.zeros((9, 1), dtype=int)}, ["train_labels", "1 dimension", "(9, 1)"]),
     "scalar labels": ({"test_labels": np.array(1)}, ["test_labels", "1 dimension", "()"]),
-    "no rows": ({"unlabeled_features": np.zeros((0, 4))}, ["unlabeled_features", "non-empty", "(0, 4)"]),
+    "no rows": ({"test_features": np.zeros((0, 4))}, ["test_features", "non-empty", "(0, 4)"]),
+    "no rows and no columns": ({"unlabeled_features": np.zeros((0, 0))}, ["unlabeled_features", "(0, 0)"]),
+    "an empty list": ({"unlabeled_features": np.zeros(0)}, ["unlabeled_features", "2 dimension", "(0,)"]),
+    "an empty pool, wider": ({"unlabeled_features": np.zeros((0, 5))}, ["unlabeled_features has 5 columns"]),
+    "audit labels alone": (
+        {"unlabeled_features": None, "unlabeled_labels": np.zeros(5, int)}, ["lacks unlabeled_features"]
+    ),
+    "too few audit labels": ({"unlabeled_labels": np.zeros(4, int)}, ["unlabeled_labels has 4 rows"]),
+    "float audit labels": ({"unlabeled_labels": np.zeros(5)}, ["unlabeled_labels", "integers", "float64"]),
     "no columns": ({"unlabeled_features": np.zeros((4, 0))}, ["unlabeled_features", "non-empty", "(4, 0)"]),
     "matrix bias": ({"head_bias": np.zeros((3, 1))}, ["head_bias", "1 dimension", "(3, 1)"]),
     "integer features": ({"train_features": np.zeros((9, 4), dtype=int)}, ["train_features", "floats", "int64"]),

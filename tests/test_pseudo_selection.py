@@ -41,10 +41,12 @@ def test_threshold_and_margin():
 
 def test_a_one_hot_target_at_005_is_fixmatchs_threshold_at_09512():
     confidence = torch.linspace(0.94, 0.96, 201, dtype=torch.float64)
-    found = candidates([torch.stack([confidence, 1 - confidence], 1)], targets=target_rows(torch.eye(2)))
-    kept = select(found, Selection(divergence=0.05)) == 0
-    assert torch.equal(kept, confidence > math.exp(-0.05))
-    assert float(confidence[kept].min()) == pytest.approx(0.9513, abs=1e-9)
+    for targets in (target_rows(torch.eye(2)), None):
+        found = candidates([torch.stack([confidence, 1 - confidence], 1)], targets=targets)
+        kept = select(found, Selection(divergence=0.05)) == 0
+        assert torch.equal(kept, confidence > math.exp(-0.05))
+        assert float(confidence[kept].min()) == pytest.approx(0.9513, abs=1e-9)
+    assert candidates([torch.zeros(1, 2)]).divergence.tolist() == [math.inf]
 
 
 def test_the_divergence_is_torchs_and_infinite_where_a_wanted_class_is_impossible():

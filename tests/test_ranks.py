@@ -12,7 +12,7 @@ from threads import errors_in_ranks, in_ranks, shards
 from selmix.agreement import all_texts, together
 from selmix.baselines.retrain import RetrainSettings, retrain_heads
 from selmix.errors import DataError, UsageError
-from selmix.features.labeled import FeatureData, LabeledFeatures
+from selmix.features.labeled import FeatureData, LabeledFeatures, UnlabeledFeatures
 from selmix.features.pool import Pool
 from selmix.features.space import FeatureSpace
 from selmix.features.statistics import class_means
@@ -283,6 +283,26 @@ def test_held_out_for_validation_as_many_as_one_process_takes():
         held += [name for part in parts for name in part.ids["val"]]
     often = torch.bincount(torch.tensor(held), minlength=50)[labels[order] == 0]
     assert stats.chisquare(often).pvalue > 1e-3
+
+
+def test_every_rank_has_its_part_of_the_pool_and_all_know_how_large_it_is():
+    rows = torch.arange(5.0)[:, None]
+    pool = UnlabeledFeatures(rows, torch.cat([rows + 10, rows + 20]), torch.tensor([0, -1, 1, 1, 0]))
+    data = replace(DATA, unlabeled=pool, ids={"unlabeled": list("abcde")})
+    parts = in_ranks(3, lambda ranks: (own := data.shard(ranks), own.unlabeled_count))
+    assert [count for _, count in parts] == [5, 5, 5]
+    for rank, positions in enumerate([[0, 3], [1, 4], [2]]):
+        own = parts[rank][0]
+        assert own.unlabeled.features[:, 0].tolist() == positions
+        assert own.unlabeled.views[:, 0].tolist() == [10 + at for at in positions] + [20 + at for at in positions]
+        assert own.unlabeled.audit.tolist() == pool.audit[positions].tolist()
+        assert own.ids == {"unlabeled": ["abcde"[at] for at in positions]}
+        bare = own.without_pool()
+        assert (bare.unlabeled, bare.ids, bare.splits) == (None, {}, own.splits)
+    dense = data.dense().unlabeled
+    assert (dense.features.tolist(), dense.views, dense.audit) == (rows.tolist(), None, pool.audit)
+    assert data.shard(Ranks()).unlabeled.features.tolist() == rows.tolist()
+    assert (DATA.shard(Ranks(0, 2)).unlabeled, DATA.unlabeled_count) == (None, 0)
 
 
 SETTINGS = RefineSettings(folds=3, steps=200, start_steps=200)

@@ -8,7 +8,7 @@ import typer
 
 from selmix.backbones import Preprocessing, load_backbone
 from selmix.check.report import Report, check_data, write_findings
-from selmix.commands import sources
+from selmix.commands import extracting
 from selmix.commands.bars import progress
 from selmix.commands.check_tables import class_table, finding_table, group_table, images_line, printable
 from selmix.commands.console import alone, out
@@ -25,10 +25,10 @@ def check(
     backbone: Annotated[
         str | None, typer.Option(help="Compare images by its features, too: they see through crops.")
     ] = None,
-    arch: sources.Arch = None,
-    input_size: sources.InputSize = None,
-    mean: sources.Mean = None,
-    std: sources.Std = None,
+    arch: extracting.Arch = None,
+    input_size: extracting.InputSize = None,
+    mean: extracting.Mean = None,
+    std: extracting.Std = None,
     file: Annotated[Path | None, typer.Option("--out", metavar="FINDINGS.csv", help="File for all findings.")] = None,
     device: DeviceName = Device.auto,
     as_json: Json = False,

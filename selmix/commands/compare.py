@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from selmix.commands import sources
+from selmix.commands import extracting, sources
 from selmix.commands.bars import progress
 from selmix.commands.console import alone, out
 from selmix.commands.options import Debug, Device, DeviceName, Json, Out, Overwrite, Quiet, Seeds, Settings
@@ -24,19 +24,20 @@ def compare(
     backbone: sources.BackboneSpec = None,
     data: sources.DataSpec = None,
     features: sources.Features = None,
+    unlabeled: sources.Unlabeled = None,
     methods: Annotated[str | None, typer.Option(help=f"Some of {', '.join(ABOUT)}; all by default.")] = None,
     settings: Settings = None,
     seeds: Seeds = "0..4",
     val_per_class: Annotated[
         int | None, typer.Option(help="Use so many validation samples a class; every seed draws its own.")
     ] = None,
-    arch: sources.Arch = None,
-    input_size: sources.InputSize = None,
-    mean: sources.Mean = None,
-    std: sources.Std = None,
-    dtype: sources.DtypeName = sources.Dtype.auto,
-    views: sources.Views = 0,
-    bad_image: sources.BadImage = sources.OnBadImage.error,
+    arch: extracting.Arch = None,
+    input_size: extracting.InputSize = None,
+    mean: extracting.Mean = None,
+    std: extracting.Std = None,
+    dtype: extracting.DtypeName = extracting.Dtype.auto,
+    views: extracting.Views = 0,
+    bad_image: extracting.BadImage = extracting.OnBadImage.error,
     cache: sources.Cache = None,
     device: DeviceName = Device.auto,
     overwrite: Overwrite = False,
@@ -51,8 +52,8 @@ def compare(
     Figures on val are out-of-fold. The best rival is chosen on test, which favours it. docs/ladder.md explains methods.
     """
     with alone("compare", quiet=quiet, debug=debug):
-        content = sources.extraction(arch, input_size, mean, std, dtype, views, bad_image)
-        content |= sources.source(backbone, data, features, cache)
+        content = extracting.extraction(arch, input_size, mean, std, dtype, views, bad_image)
+        content |= sources.source(backbone, data, features, cache, unlabeled)
         content |= {
             "metrics": parse_names(metric),
             "methods": parse_names(methods),

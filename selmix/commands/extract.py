@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from selmix.commands import sources
+from selmix.commands import extracting, sources
 from selmix.commands.bars import progress
 from selmix.commands.console import guarded, out
 from selmix.commands.options import Debug, Device, DeviceName, Json, Quiet
@@ -22,13 +22,14 @@ def extract(
     backbone: Annotated[str, typer.Option(help="As for finetune.")],
     data: Annotated[str, typer.Option(help="As for finetune.")],
     cache: Annotated[Path, typer.Option("--out", help="Folder of the features; --features takes it then.")],
-    arch: sources.Arch = None,
-    input_size: sources.InputSize = None,
-    mean: sources.Mean = None,
-    std: sources.Std = None,
-    dtype: sources.DtypeName = sources.Dtype.auto,
-    views: sources.Views = 0,
-    bad_image: sources.BadImage = sources.OnBadImage.error,
+    unlabeled: sources.Unlabeled = None,
+    arch: extracting.Arch = None,
+    input_size: extracting.InputSize = None,
+    mean: extracting.Mean = None,
+    std: extracting.Std = None,
+    dtype: extracting.DtypeName = extracting.Dtype.auto,
+    views: extracting.Views = 0,
+    bad_image: extracting.BadImage = extracting.OnBadImage.error,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images; 0 for none.")] = None,
     device: DeviceName = Device.auto,
     as_json: Json = False,
@@ -43,10 +44,9 @@ def extract(
     """
     ranks = join_ranks()
     with guarded(quiet=quiet, debug=debug, silent=not ranks.leads):
-        content = sources.extraction(arch, input_size, mean, std, dtype, views, bad_image)
-        recipe = build_recipe(
-            ExtractRecipe, content | {"backbone": backbone, "data": data, "workers": workers, "cache": str(cache)}
-        )
+        content = extracting.extraction(arch, input_size, mean, std, dtype, views, bad_image)
+        content |= {"backbone": backbone, "data": data, "unlabeled": unlabeled}
+        recipe = build_recipe(ExtractRecipe, content | {"workers": workers, "cache": str(cache)})
         track = progress(quiet=quiet or not ranks.leads)
         filled = extract_to_cache(recipe, device=choose_device(device), ranks=ranks, track=track)
         if as_json and ranks.leads:

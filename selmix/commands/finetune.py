@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from selmix.commands import options, sources
+from selmix.commands import extracting, options, sources
 from selmix.commands.bars import progress
 from selmix.commands.console import guarded
 from selmix.commands.options import Debug, Device, DeviceName, Json, MetricName, Out, Overwrite, Quiet, Settings
@@ -24,6 +24,7 @@ def finetune(
     backbone: sources.BackboneSpec = None,
     data: sources.DataSpec = None,
     features: sources.Features = None,
+    unlabeled: sources.Unlabeled = None,
     subject_to: options.SubjectTo = None,
     diagnose: Annotated[
         bool, typer.Option("--diagnose", help="Also measure how well the gains of class pairs predict what steps do.")
@@ -33,13 +34,13 @@ def finetune(
     seeds: Annotated[
         str | None, typer.Option(help="Instead of --seed: a run for each, 0..4 or 0,1,2; then also mean and std.")
     ] = None,
-    arch: sources.Arch = None,
-    input_size: sources.InputSize = None,
-    mean: sources.Mean = None,
-    std: sources.Std = None,
-    dtype: sources.DtypeName = sources.Dtype.auto,
-    views: sources.Views = 0,
-    bad_image: sources.BadImage = sources.OnBadImage.error,
+    arch: extracting.Arch = None,
+    input_size: extracting.InputSize = None,
+    mean: extracting.Mean = None,
+    std: extracting.Std = None,
+    dtype: extracting.DtypeName = extracting.Dtype.auto,
+    views: extracting.Views = 0,
+    bad_image: extracting.BadImage = extracting.OnBadImage.error,
     cache: sources.Cache = None,
     device: DeviceName = Device.auto,
     overwrite: Overwrite = False,
@@ -61,8 +62,8 @@ def finetune(
     """
     ranks = join_ranks()
     with guarded(quiet=quiet, debug=debug, silent=not ranks.leads):
-        content = sources.extraction(arch, input_size, mean, std, dtype, views, bad_image)
-        content |= sources.source(backbone, data, features, cache)
+        content = extracting.extraction(arch, input_size, mean, std, dtype, views, bad_image)
+        content |= sources.source(backbone, data, features, cache, unlabeled)
         content |= {
             "metric": metric,
             "subject_to": subject_to or [],

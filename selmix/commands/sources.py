@@ -1,29 +1,9 @@
-"""Options that say which features to work on, and how they are extracted."""
+"""Options that say which features to work on."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-
-from selmix.recipe import parse_preprocessing
-
-
-class Dtype(StrEnum):
-    """What features are stored as."""
-
-    auto = "auto"
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
-
-
-class OnBadImage(StrEnum):
-    """What becomes of an image that cannot be read."""
-
-    error = "error"
-    skip = "skip"
-
 
 BackboneSpec = Annotated[
     str | None,
@@ -33,12 +13,6 @@ BackboneSpec = Annotated[
         "a folder of `selmix train`; `selmix backbones` lists names.",
     ),
 ]
-Arch = Annotated[str | None, typer.Option("--arch", help="Architecture of a checkpoint that is given by its path.")]
-InputSize = Annotated[
-    str | None, typer.Option("--input-size", help="Pixels of the backbone's images instead of its own: 128, or 96x128.")
-]
-Mean = Annotated[str | None, typer.Option("--mean", help="What to subtract from the channels instead: 0.5,0.5,0.5.")]
-Std = Annotated[str | None, typer.Option("--std", help="What to divide the channels by instead: 0.5,0.5,0.5.")]
 DataSpec = Annotated[
     str | None,
     typer.Option(
@@ -54,36 +28,21 @@ Features = Annotated[
         help="Instead of --backbone and --data: a folder of `selmix extract`, or an .npz with train_features, ...",
     ),
 ]
-DtypeName = Annotated[
-    Dtype,
-    typer.Option("--dtype", help="Of features; auto is bfloat16 where the device computes it natively, else float32."),
-]
-Views = Annotated[
-    int, typer.Option("--views", min=0, help="Also extract so many augmented views of each training image.")
-]
-BadImage = Annotated[
-    OnBadImage, typer.Option("--on-bad-image", help="Stop at an unreadable image, or leave it out and count it.")
+Unlabeled = Annotated[
+    str | None,
+    typer.Option(
+        "--unlabeled",
+        help="Unlabeled images in place of those of the data: a folder, or as for --data; none to leave these aside.",
+    ),
 ]
 Cache = Annotated[
     Path | None, typer.Option("--cache", help="Folder of the features; under $SELMIX_CACHE, if not given.")
 ]
 
 
-def source(backbone: str | None, data: str | None, features: Path | None, cache: Path | None) -> dict[str, Any]:
-    """Return what a recipe says of the features to work on."""
-    places = {"features": features, "cache": cache}
-    return {"backbone": backbone, "data": data} | {key: path and str(path) for key, path in places.items()}
-
-
-def extraction(
-    arch: str | None,
-    size: str | None,
-    mean: str | None,
-    std: str | None,
-    dtype: Dtype,
-    views: int,
-    bad_image: OnBadImage,
+def source(
+    backbone: str | None, data: str | None, features: Path | None, cache: Path | None, unlabeled: str | None
 ) -> dict[str, Any]:
-    """Return what a recipe says of how images become features."""
-    more = {"arch": arch, "dtype": str(dtype), "views": views, "on_bad_image": str(bad_image)}
-    return parse_preprocessing(size, mean, std) | more
+    """Return what a recipe says of the features to work on."""
+    names = {"backbone": backbone, "data": data, "unlabeled": unlabeled}
+    return names | {"features": features and str(features), "cache": cache and str(cache)}

@@ -43,7 +43,7 @@ def assemble(
     if not train.ids:
         return None
     group_names = _group_names(rows_of_split, findings)
-    splits = {split: _split(rows, table, group_names) for split, rows in rows_of_split.items()}
+    splits = {split: split_of_rows(rows, table, group_names) for split, rows in rows_of_split.items()}
     return ImageData(table, splits, digest_of_images(table, splits, group_names), group_names)
 
 
@@ -64,16 +64,23 @@ def _group_names(rows_of_split: dict[str, Rows], findings: list[Finding]) -> lis
     return in_order(known)
 
 
-def _split(rows: Rows, table: list[str], group_names: list[str]) -> ImageSplit:
-    """Return the rows whose class, and group, is known."""
+def split_of_rows(rows: Rows, table: list[str], group_names: list[str]) -> ImageSplit:
+    """Return the rows whose class, and group, is known; unlabeled images may be of any class."""
     labels = None if rows.classes is None else _recoded(rows.classes, table)
     groups = None if rows.groups is None or rows.classes is None else _recoded(rows.groups, group_names)
-    split = ImageSplit(rows.ids, labels, rows.images, groups)
+    audit = None if rows.audit is None else audit_labels(rows.audit, table)
+    split = ImageSplit(rows.ids, labels, rows.images, groups, audit)
     known = np.ones(len(rows.ids), dtype=bool)
     for column in (labels, groups):
         if column is not None:
             known &= column >= 0
     return split if known.all() else split.subset(np.flatnonzero(known))
+
+
+def audit_labels(column: Coded, table: list[str]) -> np.ndarray | None:
+    """Return the positions in `table`, -1 for what it lacks; None if it lacks all: folders of dates are no classes."""
+    labels = _recoded(column, table)
+    return labels if (labels >= 0).any() else None
 
 
 def _recoded(column: Coded, table: list[str]) -> np.ndarray:

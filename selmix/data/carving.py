@@ -22,7 +22,7 @@ def carve_train(data: ImageData, counts_of_split: dict[str, list[int]], *, seed:
         seed: of the draws.
 
     Returns:
-        The data with the new splits; `unlabeled` has lost its labels.
+        The data with the new splits; the labels of `unlabeled` are left for the audit.
 
     Raises:
         UsageError: if there are too few images of a class, or a new split is there already.
@@ -44,6 +44,6 @@ def carve_train(data: ImageData, counts_of_split: dict[str, list[int]], *, seed:
     drawn = disjoint_class_draws(train.labels, counts_of_split, seed=seed)
     new = {split: train.subset(positions) for split, positions in drawn.items()}
     if "unlabeled" in new:
-        new["unlabeled"] = replace(new["unlabeled"], labels=None, groups=None)
+        new["unlabeled"] = new["unlabeled"].as_pool()
     splits = {split: (data.splits | new)[split] for split in SPLITS if split in data.splits | new}
     return replace(data, splits=splits, digest=digest_of_images(data.class_names, splits, data.group_names))

@@ -66,16 +66,25 @@ def accepted(survey: Survey, spec: str) -> ImageData:
         DataError: naming the first faults and how to see them all.
     """
     data, findings = survey
+    said(findings, spec, more=f" See them all: selmix check {shlex.quote(spec)}")
+    assert data is not None, "data are missing only where a finding says why"
+    return data
+
+
+def said(findings: Iterable[Finding], spec: str, *, more: str = "") -> None:
+    """Log findings that are warnings.
+
+    Raises:
+        DataError: naming the first ones that are errors, and what to do to see `more`.
+    """
     errors = [finding for finding in findings if finding.severity == "error"]
     if len(errors) == 1:
         raise DataError(str(errors[0]))
     if errors:
         first = " ".join(f"({number}) {finding}." for number, finding in enumerate(errors[:_SHOWN], 1))
-        raise DataError(f"{spec} has {len(errors)} faults: {first} See them all: selmix check {shlex.quote(spec)}")
-    assert data is not None, "data are missing only where a finding says why"
+        raise DataError(f"{spec} has {len(errors)} faults: {first}{more}")
     for finding in findings:
         logger.warning("%s", finding)
-    return data
 
 
 def listed(words: Iterable[object], most: int = 5) -> str:

@@ -11,6 +11,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from selmix.data.assembly import assemble
 from selmix.data.findings import Finding, Survey, caution, fault, listed
 from selmix.data.images import FileImages
+from selmix.data.listing import audited
 from selmix.data.rows import MISNAMED, SPLITS, Coded, PathsUnder, Rows
 
 _ENDINGS = tuple(IMG_EXTENSIONS)
@@ -48,7 +49,7 @@ def read_folder(root: Path, name: str, split: str, findings: list[Finding]) -> R
     Args:
         root: the folder that ids are relative to.
         name: the folder of the split, under `root`.
-        split: `unlabeled` may be flat, the others have class folders.
+        split: `unlabeled` may be flat, the others have class folders; where it has some, they serve the audit alone.
         findings: grows.
     """
     folder, known = root / name, len(findings)
@@ -56,11 +57,11 @@ def read_folder(root: Path, name: str, split: str, findings: list[Finding]) -> R
     others: list[str] = []
     if split == "unlabeled":
         ids = list(_images(folder, start, (), findings, others))
-        classes = None
-        if not ids:
-            findings.append(fault("no images", f"{folder} has no images", "add some or remove it", path=folder))
+        classes, audit = None, audited([name.removeprefix(start).rpartition("/")[0].partition("/")[0] for name in ids])
+        if not ids and len(findings) == known:
+            findings.append(caution("no images", f"{folder} has no images", "add some or remove it", path=folder))
     else:
-        classes, ids = _labeled(folder, start, split, findings, others)
+        (classes, ids), audit = _labeled(folder, start, split, findings, others), None
     if others:
         findings.append(
             caution(
@@ -72,7 +73,7 @@ def read_folder(root: Path, name: str, split: str, findings: list[Finding]) -> R
             )
         )
     findings[known:] = [replace(finding, split=split) for finding in findings[known:]]
-    return Rows(str(folder), ids, FileImages(PathsUnder(root, ids)), classes)
+    return Rows(str(folder), ids, FileImages(PathsUnder(root, ids)), classes, audit=audit)
 
 
 def _labeled(

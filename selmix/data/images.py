@@ -203,12 +203,15 @@ class ImageSplit:
         labels: int64 [n]; None for unlabeled images.
         images: where the pixels come from, [n].
         groups: int64 [n], the group of each sample (background, hospital, ...); None if there are none.
+        audit: int64 [n], of unlabeled images the labels that the source has all the same, -1 for an image of no known
+            class; None if it has none. They serve to judge pseudo-labels: no digest and no head may depend on them.
     """
 
     ids: list[str]
     labels: np.ndarray | None
     images: ImageSource
     groups: np.ndarray | None = None
+    audit: np.ndarray | None = None
 
     def subset(self, positions: np.ndarray) -> "ImageSplit":
         """Return the split restricted to `positions`, in that order."""
@@ -217,7 +220,12 @@ class ImageSplit:
             labels=None if self.labels is None else self.labels[positions],
             images=ImageSubset(self.images, positions),
             groups=None if self.groups is None else self.groups[positions],
+            audit=None if self.audit is None else self.audit[positions],
         )
+
+    def as_pool(self) -> "ImageSplit":
+        """Return the same images without labels and groups; the labels are left for the audit."""
+        return ImageSplit(self.ids, None, self.images, audit=self.audit if self.labels is None else self.labels)
 
 
 @dataclass(frozen=True)
@@ -227,8 +235,8 @@ class ImageData:
     Attributes:
         class_names: the class table, position = label; made once, from train.
         splits: `train`, and where they exist `val`, `test`, `unlabeled`.
-        digest: sha256 that changes when a class, an id, a label or a group changes; for images in memory also when a
-            pixel does.
+        digest: sha256 that changes when a class, an id, a label or a group changes, but not with the labels for the
+            audit; for images in memory also when a pixel does.
         group_names: the groups of samples, position = number; empty if there are none.
     """
 

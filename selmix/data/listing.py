@@ -130,7 +130,17 @@ def common_name(column: Coded | None, positions: list[int]) -> str:
 
 def in_class_table(classes: Coded, class_names: list[str] | None) -> Coded:
     """Name integer labels by their position in an explicit class table, if there is one; other labels are names."""
-    if class_names is None or not all(map(is_integer, classes.names)):
+    return _at_positions(classes, class_names) if all(map(is_integer, classes.names)) else classes
+
+
+def audited(words: "pa.Array | Sequence[str]", class_names: list[str] | None = None) -> Coded | None:
+    """Return the classes that the source has for unlabeled images, named likewise one by one; None if it has none."""
+    classes = coded(words)
+    return _at_positions(classes, class_names) if any(classes.names) else None
+
+
+def _at_positions(classes: Coded, class_names: list[str] | None) -> Coded:
+    if class_names is None:
         return classes
-    names = [class_names[int(name)] if int(name) < len(class_names) else name for name in classes.names]
-    return Coded(names, classes.codes)
+    known = {str(position): name for position, name in enumerate(class_names)}
+    return Coded([known.get(name, name) for name in classes.names], classes.codes)

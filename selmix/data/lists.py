@@ -8,6 +8,7 @@ from selmix.data.findings import Finding, fault, listed
 from selmix.data.images import FileImages
 from selmix.data.listing import (
     Listing,
+    audited,
     coded,
     common_name,
     image_ids,
@@ -33,7 +34,7 @@ def read_list(
 
     Args:
         path: of the list file.
-        split: which it is; lines of `unlabeled` may lack the label, and a label there is left aside.
+        split: which it is; lines of `unlabeled` may lack the label, and a label there serves the audit alone.
         root: folder that ids are relative to.
         prefix: folder under `root` that the paths in the file are relative to.
         findings: grows.
@@ -66,8 +67,10 @@ def read_list(
     chosen = np.delete(np.arange(len(words)), bad)
     paths = [words[position][0] for position in chosen]
     ids = image_ids(paths, prefix, rewrite)
-    classes = None
-    if split != "unlabeled":
+    classes = audit = None
+    if split == "unlabeled":
+        audit = audited([words[position][1] if len(words[position]) > 1 else "" for position in chosen], class_names)
+    else:
         classes = coded([words[position][1] for position in chosen])
         if split == "train":
             findings += _holes(classes, class_names, path)
@@ -81,7 +84,7 @@ def read_list(
         findings.append(fault("no rows", f"{path} has no usable line", "a line is: path label", path=path, split=split))
         return None
     place = f"{split} ({path})"
-    rows = Rows(place, ids, FileImages(PathsUnder(root, ids)), classes, None, listing.numbers[chosen], "line")
+    rows = Rows(place, ids, FileImages(PathsUnder(root, ids)), classes, None, listing.numbers[chosen], "line", audit)
     return rows.without(gone)
 
 

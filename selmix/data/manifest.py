@@ -11,7 +11,16 @@ from selmix.data.assembly import assemble
 from selmix.data.columns import Columns, Unusable, read_columns
 from selmix.data.findings import Finding, Survey, fault, listed
 from selmix.data.images import FileImages
-from selmix.data.listing import coded, common_name, image_ids, in_class_table, missing_files, missing_remedy, unfitting
+from selmix.data.listing import (
+    audited,
+    coded,
+    common_name,
+    image_ids,
+    in_class_table,
+    missing_files,
+    missing_remedy,
+    unfitting,
+)
 from selmix.data.rows import MISNAMED, SPLITS, PathsUnder, Rows, is_integer
 from selmix.errors import suggestion
 
@@ -95,11 +104,13 @@ def _rows(
 ) -> Rows:  # fmt: skip
     """Return the rows of one split whose files are there; a class without them stays in the table."""
     taken = pa.array(chosen)
-    classes = groups = None
-    if split != "unlabeled":
-        classes = coded(columns.of["label"].take(taken))
-        if class_names is not None and not all(map(is_integer, class_names)):
-            classes = in_class_table(classes, class_names)
+    classes = groups = audit = None
+    if class_names is not None and all(map(is_integer, class_names)):
+        class_names = None  # integers are names then
+    if split == "unlabeled":
+        audit = audited(columns.of["label"].take(taken), class_names) if "label" in columns.of else None
+    else:
+        classes = in_class_table(coded(columns.of["label"].take(taken)), class_names)
         groups = coded(columns.of["group"].take(taken)) if "group" in columns.of else None
     paths = columns.of["path"].take(taken).to_pylist()
     ids = image_ids(paths, prefix, rewrite)
@@ -112,7 +123,7 @@ def _rows(
         )  # fmt: skip
     place = f"{split} of {columns.listing.path}"
     images = FileImages(PathsUnder(root, ids))
-    rows = Rows(place, ids, images, classes, groups, columns.listing.numbers[chosen], columns.listing.unit)
+    rows = Rows(place, ids, images, classes, groups, columns.listing.numbers[chosen], columns.listing.unit, audit)
     return rows.without(gone)
 
 

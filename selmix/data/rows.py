@@ -64,6 +64,7 @@ class Rows:
         groups: the group of each row; None if there are none.
         numbers: int64 [n], the number of each row in the file that lists it; None if no file does.
         unit: what is numbered, `row` or `line`.
+        audit: the class that the source has for each unlabeled image, empty for none; None if it has none at all.
     """
 
     place: str
@@ -73,6 +74,7 @@ class Rows:
     groups: Coded | None = None
     numbers: np.ndarray | None = None
     unit: str = ""
+    audit: Coded | None = None
 
     def without(self, positions: list[int]) -> "Rows":
         """Return all rows but some."""
@@ -80,13 +82,13 @@ class Rows:
             return self
         left = np.delete(np.arange(len(self.ids)), positions)
         ids = [self.ids[position] for position in left]
-        classes, groups = (
+        classes, groups, audit = (
             None if column is None else Coded(column.names, column.codes[left])
-            for column in (self.classes, self.groups)
+            for column in (self.classes, self.groups, self.audit)
         )
         numbers = None if self.numbers is None else self.numbers[left]
         images = FileImages([self.images.paths[position] for position in left.tolist()])
-        return replace(self, ids=ids, images=images, classes=classes, groups=groups, numbers=numbers)
+        return replace(self, ids=ids, images=images, classes=classes, groups=groups, numbers=numbers, audit=audit)
 
     def called(self, position: int) -> str:
         """Return where a row stands in the file that lists it."""

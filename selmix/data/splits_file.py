@@ -77,7 +77,7 @@ def _selected(
         message = f"{path}: {len(twice)} id(s) of {split} stand twice or in another split, too: {listed(twice)}"
         findings.append(fault("repeated image", message, "keep each id once", path=path, split=split))
     part = source.splits[chosen].subset(np.array([rows[word] for word in ids if word in rows], dtype=np.int64))
-    return (replace(part, labels=None, groups=None) if split == "unlabeled" else part), findings
+    return (part.as_pool() if split == "unlabeled" else part), findings
 
 
 def _is_ids(ids: object) -> bool:

@@ -18,9 +18,10 @@ from selmix.heads import LinearHead
 
 logger = logging.getLogger("selmix")
 
-FORMAT = 1
+FORMAT = 2
 SIDECAR = "cache.json"
-EXTRACTED = ("train", "val", "test")
+EXTRACTED = ("train", "val", "test", "unlabeled")
+VIEWED = ("train", "unlabeled")  # what is learnt from
 _FEWEST_ROWS, _MOST_BLOCKS = 1024, 16384
 
 
@@ -32,7 +33,7 @@ class Identity:
         backbone: digest of weights and preprocessing.
         data: digest of classes, ids and labels; the content of files is checked image by image.
         dtype: of the numbers on disk, and how they are computed.
-        views: augmented views of each training image.
+        views: augmented views of each image of train and of the unlabeled pool.
         view_seed: of their augmentation.
     """
 
@@ -50,7 +51,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of a split, or of a view of train, in blocks.
+    """The rows of a split, or of a view of it, in blocks.
 
     Attributes:
         split: whose images they are of.
@@ -93,8 +94,7 @@ class Sidecar:
         sizes: split -> n.
         class_names: the class table.
         group_names: the groups of samples.
-        unlabeled: images in the unlabeled pool, which are not in the cache.
-        files: name of a file of labels, groups, ids or the head -> its sha256.
+        files: name of a file of labels (of the pool: for the audit), groups, ids or the head -> its sha256.
         complete: whether all blocks were there once.
     """
 
@@ -104,7 +104,6 @@ class Sidecar:
     sizes: dict[str, int]
     class_names: list[str]
     group_names: list[str]
-    unlabeled: int
     files: dict[str, str]
     complete: bool = False
 
@@ -112,7 +111,9 @@ class Sidecar:
     def parts(self) -> list[Part]:
         """Return all that has blocks."""
         plain = [Part(name, 0, rows) for name, rows in self.sizes.items()]
-        return plain + [Part("train", view, self.sizes["train"]) for view in range(1, self.identity.views + 1)]
+        viewed = [name for name in VIEWED if name in self.sizes]
+        views = range(1, self.identity.views + 1)
+        return plain + [Part(name, view, self.sizes[name]) for name in viewed for view in views]
 
     @property
     def bytes(self) -> int:
@@ -208,11 +209,12 @@ def _has_blocks_of(identity: Identity, folder: Path) -> bool:
 def default_folder(identity: Identity, images: ImageData) -> Path:
     """Return the folder under the cache root: by what the features depend on, and by where the images lie.
 
-    Two data sets may have the same classes, ids and labels.
+    Two data sets may have the same classes, ids and labels, and so may two pools.
     """
-    first = file_of(images.splits["train"].images, 0)
-    place = "" if first is None else os.path.abspath(first)
-    return cache_root() / hashlib.sha256(f"{identity.key} {place}".encode()).hexdigest()[:20]
+    parts = [images.splits[name] for name in VIEWED if name in images.splits]
+    firsts = [file_of(part.images, 0) for part in parts if part.ids]
+    places = " ".join("" if first is None else os.path.abspath(first) for first in firsts)
+    return cache_root() / hashlib.sha256(f"{identity.key} {places}".encode()).hexdigest()[:20]
 
 
 def cache_root() -> Path:
@@ -224,23 +226,23 @@ def cache_root() -> Path:
 
 
 def facts(images: ImageData, head: LinearHead | None) -> dict[str, bytes]:
-    """Return the content of the files beside the blocks: labels, groups and ids of every split, and the head."""
+    """Return the content of the files beside the blocks: ids and all labels of every split, and the head."""
     files: dict[str, bytes] = {}
     for name in EXTRACTED:
         if name in images.splits:
             split = images.splits[name]
-            assert split.labels is not None
-            files[f"{name}.labels.npy"] = _npy(split.labels)
-            if split.groups is not None:
-                files[f"{name}.groups.npy"] = _npy(split.groups)
             files[f"{name}.ids.json"] = json.dumps(split.ids).encode()
+            for kind in ("labels", "groups", "audit"):
+                numbers = getattr(split, kind)
+                if numbers is not None:
+                    files[f"{name}.{kind}.npy"] = _npy(numbers)
     if head is not None:
         files |= {f"head.{part}.npy": _npy(getattr(head, part).float().numpy()) for part in ("weight", "bias")}
     return files
 
 
 def read_fact(folder: Path, name: str, sidecar: Sidecar) -> Any:
-    """Return a file of labels, groups, ids or the head: an array, or a list of ids; None if the cache has none.
+    """Return a file that `facts` made: an array, or a list of ids; None if the cache has none.
 
     Raises:
         Torn: if it is missing or damaged.

@@ -12,7 +12,7 @@ from selmix.data.images import ImageData
 from selmix.errors import DataError
 from selmix.features.blocks import Torn, map_block, read_record, verify_block
 from selmix.features.cache import EXTRACTED, Part, Sidecar, read_fact, read_sidecar
-from selmix.features.labeled import FeatureData, LabeledFeatures
+from selmix.features.labeled import FeatureData, LabeledFeatures, UnlabeledFeatures
 from selmix.features.rows import Rows, StackedRows
 from selmix.features.survey import renewed_stamps
 from selmix.heads import LinearHead
@@ -62,42 +62,37 @@ def _load(folder: Path, ranks: Ranks, images: ImageData | None) -> FeatureData:
     parts = {part.name: _own(folder, sidecar, part, ranks, images) for part in sidecar.parts}
     in_memory = 4 * sidecar.width * sum(len(own.rows) for own in parts.values())
     fits = in_memory < _COMFORTABLE * psutil.virtual_memory().available
-    splits, ids, bad_images = {}, {}, {}
+    splits, pool, ids, bad_images = {}, None, {}, {}
     for name in (name for name in EXTRACTED if name in sidecar.sizes):
-        views = [parts[part.name] for part in sidecar.parts if part.split == name and part.view]
+        viewed = [parts[part.name] for part in sidecar.parts if part.split == name and part.view]
         own, bad = parts[name], parts[name].bad
-        for view in views:
+        for view in viewed:
             bad = bad | view.bad  # an image that went bad meanwhile has no row in any of them
-        labels, groups, names = (
-            read_fact(folder, f"{name}.{suffix}", sidecar) for suffix in ("labels.npy", "groups.npy", "ids.json")
-        )
-        kept = own.rows[~bad]
-        rows: Any = _rows(own.blocks, ~bad, sidecar.width, fits)
-        splits[name] = LabeledFeatures(
-            rows,
-            torch.from_numpy(labels)[kept],
-            None if groups is None else torch.from_numpy(groups)[kept],
-            _rows([block for view in views for block in view.blocks], (~bad).repeat(len(views)), sidecar.width, fits)
-            if views
-            else None,
-        )
+        kept, names = own.rows[~bad], read_fact(folder, f"{name}.ids.json", sidecar)
+        given = [read_fact(folder, f"{name}.{kind}.npy", sidecar) for kind in ("labels", "groups", "audit")]
+        labels, groups, audit = (None if numbers is None else torch.from_numpy(numbers)[kept] for numbers in given)
+        rows, views = _rows(own.blocks, ~bad, sidecar.width, fits), None
+        if viewed:
+            blocks = [block for view in viewed for block in view.blocks]
+            views = _rows(blocks, (~bad).repeat(len(viewed)), sidecar.width, fits)
         ids[name] = [names[row] for row in kept.tolist()]
         if bad.any():
             bad_images[name] = [names[row] for row in own.rows[bad].tolist()]
-            _check_classes(folder, name, labels, splits[name].labels, sidecar, ranks)
+        if labels is None:
+            pool = UnlabeledFeatures(rows, views, audit)
+            continue
+        splits[name] = LabeledFeatures(rows, labels, groups, views)
+        if bad.any():
+            _check_classes(folder, name, given[0], labels, sidecar, ranks)
     leaks = _leaks(parts)
-    if leaks:
-        logger.warning(
-            "%d file(s) of test are in train or val, too: test figures are too good; see `selmix check`", leaks
-        )
     weight, bias = (read_fact(folder, f"head.{part}.npy", sidecar) for part in ("weight", "bias"))
     return FeatureData(
         class_names=sidecar.class_names,
         splits=splits,
         ids=ids,
         group_names=sidecar.group_names,
+        unlabeled=pool,
         head=None if weight is None else LinearHead(torch.from_numpy(weight), torch.from_numpy(bias)),
-        unlabeled_count=sidecar.unlabeled,
         digests={"data": sidecar.identity.data, "backbone": sidecar.identity.backbone},
         seconds={"extract": 0.0},
         cache={
@@ -139,9 +134,15 @@ def _own(folder: Path, sidecar: Sidecar, part: Part, ranks: Ranks, images: Image
 
 
 def _leaks(parts: dict[str, _Own]) -> int:
-    """Return how many files of test are files of train or val as well, as far as this rank sees."""
+    """Return how many files of test are files of another split or of the pool as well, as far as this rank sees."""
     files = {name: set(parts[name].digests) - {None} for name in EXTRACTED if name in parts}
-    return len(files.get("test", set()) & (files["train"] | files.get("val", set())))
+    own = files.pop("test", set())
+    shared = {name: own & others for name, others in files.items()}
+    count = len(set().union(*shared.values()))
+    if count:
+        where = " and ".join(name for name in shared if shared[name])
+        logger.warning("%d file(s) of test are in %s, too: test figures are too good; see `selmix check`", count, where)
+    return count
 
 
 def _rows(blocks: list[torch.Tensor], kept: torch.Tensor, width: int, in_memory: bool) -> Rows:

@@ -1,5 +1,6 @@
 """Ready features: one `.npz` with the features and labels of every split, checked completely before use."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +8,14 @@ import torch
 
 from selmix.data.arrays import digest_of_arrays, read_npz
 from selmix.errors import DataError
-from selmix.features.labeled import FeatureData, LabeledFeatures
+from selmix.features.labeled import FeatureData, LabeledFeatures, UnlabeledFeatures
 from selmix.heads import LinearHead
 
 _SPLITS = ("train", "val", "test")
+_POOL, _AUDIT = "unlabeled_features", "unlabeled_labels"
 _KEYS = {f"{split}_{part}" for split in _SPLITS for part in ("features", "labels", "groups")} | {
-    "unlabeled_features", "head_weight", "head_bias", "class_names",
-}  # fmt: skip
+    "head_weight", "head_bias", "class_names",
+} | {_POOL, _AUDIT}  # fmt: skip
 
 _MOST_ROWS = 10_000  # classes times groups: gains are a matrix of so many rows and columns
 
@@ -22,15 +24,17 @@ def load_features(path: Path) -> FeatureData:
     """Load an `.npz` of ready features.
 
     Keys: `train_features` [n, d] and `train_labels` [n], the same for `val` and `test` (both optional), and optionally
-    `train_groups` [n] (integers or strings; then for every split), `unlabeled_features`, `head_weight` [k, d],
-    `head_bias` [k], `class_names` [k].
+    `train_groups` [n] (integers or strings; then for every split), `unlabeled_features` [u, d], `unlabeled_labels` [u],
+    `head_weight` [k, d], `head_bias` [k], `class_names` [k]. The unlabeled pool may be empty. Its labels serve the
+    audit of pseudo-labels and nothing else: the digest does not depend on them, and one outside 0..k-1 stands for a
+    sample of no known class.
 
     Raises:
         DataError: naming every fault: keys, shapes, NaN, labels out of range, a class missing in a split, a group of
             test that train and val lack.
     """
     arrays = read_npz(path)
-    faults = _key_faults(arrays) or _shape_faults(arrays) or _content_faults(arrays)
+    faults = _key_faults(arrays) or _shape_faults(arrays) or _number_faults(arrays) + _content_faults(arrays)
     if faults:
         raise DataError(f"{path}: {'; '.join(faults)}; mend the arrays and write them with np.savez")
     groups = _known_groups(arrays)
@@ -46,12 +50,53 @@ def load_features(path: Path) -> FeatureData:
     return FeatureData(
         class_names=_class_names(arrays),
         splits=splits,
-        ids={split: [str(row) for row in range(len(content.labels))] for split, content in splits.items()},
+        ids={
+            key.removesuffix("_features"): [str(row) for row in range(len(array))]
+            for key, array in arrays.items()
+            if key.endswith("_features")
+        },
         group_names=[str(name) for name in groups],
         head=_head(arrays),
-        unlabeled_count=len(arrays.get("unlabeled_features", ())),
-        digests={"data": digest_of_arrays(arrays)},
+        unlabeled=_pool(arrays, len(_class_names(arrays))),
+        digests={"data": digest_of_arrays({key: array for key, array in arrays.items() if key != _AUDIT})},
     )
+
+
+def with_pool_features(data: FeatureData, path: Path) -> FeatureData:
+    """Replace the unlabeled pool by that of an `.npz` with the keys `unlabeled_features` and maybe `unlabeled_labels`.
+
+    Other keys are left aside, so that a file of all splits may be named.
+
+    Raises:
+        DataError: naming every fault.
+    """
+    everything = read_npz(path)
+    arrays = {key: everything[key] for key in (_POOL, _AUDIT) if key in everything}
+    if _POOL not in arrays:
+        raise DataError(f"{path} lacks {_POOL} (it has {', '.join(sorted(everything))}); write them with np.savez")
+    width = data.splits["train"].features.shape[1]
+    faults = _shape_faults(arrays, width, "train") or _number_faults(arrays)
+    if faults:
+        raise DataError(f"{path}: {'; '.join(faults)}; mend the arrays and write them with np.savez")
+    pool = _pool(arrays, len(data.class_names))
+    assert pool is not None
+    own = torch.arange(data.ranks.rank, len(pool.features), data.ranks.count)
+    return replace(
+        data,
+        unlabeled=pool if data.ranks.count == 1 else pool.subset(own),
+        ids=data.ids | {"unlabeled": list(map(str, own.tolist()))},
+        digests=data.digests | {"unlabeled": digest_of_arrays({_POOL: arrays[_POOL]})},
+    )
+
+
+def _pool(arrays: dict[str, np.ndarray], num_classes: int) -> UnlabeledFeatures | None:
+    if _POOL not in arrays:
+        return None
+    audit = arrays.get(_AUDIT)
+    if audit is not None:
+        audit = np.where((audit >= 0) & (audit < num_classes), audit, -1).astype(np.int64)
+    features = torch.from_numpy(_single(arrays[_POOL]))
+    return UnlabeledFeatures(features, audit=None if audit is None else torch.from_numpy(audit))
 
 
 def _key_faults(arrays: dict[str, np.ndarray]) -> list[str]:
@@ -60,6 +105,8 @@ def _key_faults(arrays: dict[str, np.ndarray]) -> list[str]:
     for split in _SPLITS:
         keys = [f"{split}_{part}" for part in parts]
         wanted += keys if split == "train" or any(key in arrays for key in keys) else []
+    if _AUDIT in arrays:
+        wanted.append(_POOL)
     if "head_bias" in arrays:
         wanted.append("head_weight")
     missing = [key for key in wanted if key not in arrays]
@@ -73,12 +120,16 @@ def _key_faults(arrays: dict[str, np.ndarray]) -> list[str]:
 _KINDS = {"names": "U", "labels": "iu", "groups": "iuU"}
 
 
-def _shape_faults(arrays: dict[str, np.ndarray]) -> list[str]:
+def _shape_faults(
+    arrays: dict[str, np.ndarray], width: int | None = None, reference: str = "train_features"
+) -> list[str]:
+    """Return the faults of shapes and types; `width`, d, is that of train_features if not given."""
     faults = []
     for key, array in arrays.items():
         dimensions = 2 if key.endswith(("features", "weight")) else 1
         kinds = _KINDS.get(key.rpartition("_")[2], "f")
-        if array.ndim != dimensions or array.size == 0:
+        may_be_empty = key.startswith("unlabeled_") and array.shape[1:] != (0,)
+        if array.ndim != dimensions or (array.size == 0 and not may_be_empty):
             faults.append(f"{key} must be a non-empty array of {dimensions} dimension(s), got shape {array.shape}")
         if array.dtype.kind not in kinds:
             kind = {"U": "strings", "iu": "integers", "f": "floats", "iuU": "integers or strings"}[kinds]
@@ -86,11 +137,11 @@ def _shape_faults(arrays: dict[str, np.ndarray]) -> list[str]:
             faults.append(f"{key} must hold {kind}, got {array.dtype}{remedy}")
     if faults:
         return faults
-    width = arrays["train_features"].shape[1]
+    width = width or arrays["train_features"].shape[1]
     for key, array in arrays.items():
         if array.ndim == 2 and array.shape[1] != width:
             remedy = "; transpose it" if len(array) == width else ""
-            faults.append(f"{key} has {array.shape[1]} columns, train_features has {width}{remedy}")
+            faults.append(f"{key} has {array.shape[1]} columns, {reference} has {width}{remedy}")
         features = f"{key.partition('_')[0]}_features"
         if key.endswith(("labels", "groups")) and len(array) != len(arrays[features]):
             faults.append(f"{key} has {len(array)} rows, {features} has {len(arrays[features])}")
@@ -102,13 +153,18 @@ def _shape_faults(arrays: dict[str, np.ndarray]) -> list[str]:
     return faults
 
 
-def _content_faults(arrays: dict[str, np.ndarray]) -> list[str]:
+def _number_faults(arrays: dict[str, np.ndarray]) -> list[str]:
     faults = []
     for key, array in arrays.items():
         if array.dtype.kind == "f":
-            bad_rows = np.flatnonzero(~np.isfinite(_single(array).reshape(len(array), -1)).all(1))
+            bad_rows = np.flatnonzero(~np.isfinite(_single(array)).all(axis=tuple(range(1, array.ndim))))
             if len(bad_rows):
                 faults.append(f"{key} has NaN or infinite values in {len(bad_rows)} row(s), the first is {bad_rows[0]}")
+    return faults
+
+
+def _content_faults(arrays: dict[str, np.ndarray]) -> list[str]:
+    faults = []
     names = _class_names(arrays)
     if len(set(names)) < len(names) or "" in names:
         faults.append("class_names must be different and not empty")

@@ -32,11 +32,11 @@ class Filling:
     """What is to be in a cache, and how it gets there.
 
     Attributes:
-        images: whose train, val and test go in.
+        images: whose train, val and test go in, and the unlabeled pool.
         backbone: frozen.
         device: where it runs.
         dtype: of the features, `float32`, `float16` or `bfloat16`.
-        views: augmented views of each training image.
+        views: augmented views of each image of train and of the pool.
         skip_bad: whether an unreadable image is left out; else it is an error.
         head: the classifier that came with the backbone, for the class table of the images.
         workers: processes that decode; by the number of images and processors, if not given.
@@ -72,7 +72,6 @@ class Filling:
             sizes={name: len(images.splits[name].ids) for name in EXTRACTED if name in images.splits},
             class_names=images.class_names,
             group_names=images.group_names,
-            unlabeled=len(images.splits["unlabeled"].ids) if "unlabeled" in images.splits else 0,
             files={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         )
 
@@ -136,7 +135,11 @@ def fill_cache(filling: Filling, folder: Path | None = None) -> Filled:
 def _finished(folder: Path, sidecar: Sidecar, files: dict[str, bytes]) -> bool:
     """Return whether all was written once, and the files beside the blocks are what they must be."""
     try:
-        return sidecar.complete and all((folder / name).read_bytes() == content for name, content in files.items())
+        return (
+            sidecar.complete
+            and sidecar.files.keys() == files.keys()
+            and all((folder / name).read_bytes() == content for name, content in files.items())
+        )
     except FileNotFoundError:
         return False
 

@@ -37,11 +37,38 @@ class LabeledFeatures:
 
     def subset(self, positions: torch.Tensor) -> "LabeledFeatures":
         """Return the samples at `positions`, int64 [m]."""
-        groups, views = None if self.groups is None else self.groups[positions], None
-        if self.views is not None:
-            count = max(len(self.labels), 1)
-            views = pick(self.views, (torch.arange(0, len(self.views), count)[:, None] + positions).flatten())
+        groups = None if self.groups is None else self.groups[positions]
+        views = _picked_views(self.views, len(self.labels), positions)
         return LabeledFeatures(pick(self.features, positions), self.labels[positions], groups, views)
+
+
+@dataclass(frozen=True)
+class UnlabeledFeatures:
+    """The features of the unlabeled pool, which may be empty.
+
+    Attributes:
+        features: [u, d], as those of `LabeledFeatures`.
+        views: [v u, d], view by view, or None.
+        audit: int64 [u], classes that somebody knows all the same, -1 for an image of no known class; or None. They
+            serve to judge pseudo-labels when all is done, and nothing else may read them.
+    """
+
+    features: Rows
+    views: Rows | None = None
+    audit: torch.Tensor | None = None
+
+    def subset(self, positions: torch.Tensor) -> "UnlabeledFeatures":
+        """Return the images at `positions`, int64 [m]."""
+        views = _picked_views(self.views, len(self.features), positions)
+        audit = None if self.audit is None else self.audit[positions]
+        return UnlabeledFeatures(pick(self.features, positions), views, audit)
+
+
+def _picked_views(views: Rows | None, count: int, positions: torch.Tensor) -> Rows | None:
+    """Return the views of the samples at `positions`, int64 [m], of `count` samples."""
+    if views is None:
+        return None
+    return pick(views, (torch.arange(0, len(views), max(count, 1))[:, None] + positions).flatten())
 
 
 @dataclass(frozen=True)
@@ -51,14 +78,14 @@ class FeatureData:
     Attributes:
         class_names: the class table, position = label.
         splits: `train`, and where they exist `val` and `test`.
-        ids: sample names of every split, for the record.
+        ids: sample names of every split, and of the pool as `unlabeled`, for the record.
         group_names: the groups of samples, position = number; empty if there are none.
         head: the classifier that came with the features, for this class table; None if there is none.
-        unlabeled_count: images or features in the unlabeled pool.
+        unlabeled: the unlabeled pool; None if there is none.
         digests: what was read: `data`, and `backbone` where there was one.
         seconds: what was spent: `extract`.
         cache: of features that lie in one: its folder, whether it was `reused`, dtype, views and `bad_images`.
-        ranks: the processes of which each holds a part of every split (and of `ids`); the rest is the same for all.
+        ranks: the processes, each with a part of every split, of the pool and of `ids`; the rest is the same for all.
     """
 
     class_names: list[str]
@@ -66,28 +93,44 @@ class FeatureData:
     ids: dict[str, list[str]]
     group_names: list[str] = field(default_factory=list)
     head: LinearHead | None = None
-    unlabeled_count: int = 0
+    unlabeled: UnlabeledFeatures | None = None
     digests: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     cache: dict[str, Any] = field(default_factory=dict)
     ranks: Ranks = ALONE
 
     def dense(self) -> "FeatureData":
-        """Return the same with the features of every split in memory, and without views."""
+        """Return the same with the features of every split and of the pool in memory, and without views."""
         splits = {
             name: replace(split, features=dense(split.features), views=None) for name, split in self.splits.items()
         }
-        return replace(self, splits=splits)
+        pool = self.unlabeled and replace(self.unlabeled, features=dense(self.unlabeled.features), views=None)
+        return replace(self, splits=splits, unlabeled=pool)
+
+    def without_pool(self) -> "FeatureData":
+        """Return the same without the unlabeled pool."""
+        ids = {name: own for name, own in self.ids.items() if name != "unlabeled"}
+        return replace(self, unlabeled=None, ids=ids)
 
     def shard(self, ranks: Ranks) -> "FeatureData":
         """Return the part of a rank, every count-th sample: what is left of features that every process could read."""
-        own = {name: torch.arange(ranks.rank, len(split.labels), ranks.count) for name, split in self.splits.items()}
+
+        def own(count: int) -> torch.Tensor:
+            return torch.arange(ranks.rank, count, ranks.count)
+
         return replace(
             self,
-            splits={name: split.subset(own[name]) for name, split in self.splits.items()},
-            ids={name: self.ids[name][ranks.rank :: ranks.count] for name in self.splits},
+            splits={name: split.subset(own(len(split.labels))) for name, split in self.splits.items()},
+            unlabeled=self.unlabeled and self.unlabeled.subset(own(len(self.unlabeled.features))),
+            ids={name: names[ranks.rank :: ranks.count] for name, names in self.ids.items()},
             ranks=ranks,
         )
+
+    @property
+    def unlabeled_count(self) -> int:
+        """Return the number of images in the pools of all ranks, which must all ask."""
+        own = 0 if self.unlabeled is None else len(self.unlabeled.features)
+        return int(self.ranks.total(torch.tensor(own)))
 
     @property
     def num_groups(self) -> int:

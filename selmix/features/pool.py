@@ -1,6 +1,6 @@
 """What linear heads learn from: features that may lie on several processes, some of them with augmented views."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,15 +18,19 @@ class Pool:
 
     Attributes:
         features: [n, d], clean.
-        views: [v t, d], view by view, of the first t samples; None if there are none.
-        num_views: v.
+        views: one range of `viewed` after another, each view by view; None if there are none.
+        num_views: v, of each sample that has some.
+        viewed: samples that have views.
         ranks: the processes that share the samples.
+        spanning: the samples that the space is fitted to; all, if not given.
     """
 
     features: Rows
     views: Rows | None = None
     num_views: int = 0
+    viewed: Sequence[range] = ()
     ranks: Ranks = ALONE
+    spanning: Rows | None = None
 
     @property
     def width(self) -> int:
@@ -45,10 +49,12 @@ class Pool:
 
     @property
     def space(self) -> FeatureSpace:
-        """Return the space of the clean features of all processes; they are read once for it."""
+        """Return the space of the clean features of all processes, those that span it; they are read once for it."""
         # not a cached_property: before Python 3.12 that holds a lock, in which ranks that are threads would wait
         if "_space" not in self.__dict__:
-            self.__dict__["_space"] = FeatureSpace.fit(self.features, ranks=self.ranks)
+            self.__dict__["_space"] = FeatureSpace.fit(
+                self.features if self.spanning is None else self.spanning, ranks=self.ranks
+            )
         return self.__dict__["_space"]
 
     @cached_property
@@ -60,9 +66,12 @@ class Pool:
         if self.views is None:
             return positions
         view = torch.randint(self.num_views + 1, positions.shape, generator=generator) - 1
-        viewed = len(self.views) // self.num_views
-        chosen = (view >= 0) & (positions >= 0) & (positions < viewed)
-        return torch.where(chosen, len(self.features) + view * viewed + positions, positions)
+        versions, before = positions.clone(), len(self.features)
+        for own in self.viewed:
+            chosen = (view >= 0) & (positions >= own.start) & (positions < own.stop)
+            versions[chosen] = before + view[chosen] * len(own) + positions[chosen] - own.start
+            before += self.num_views * len(own)
+        return versions
 
     def encoded(self, space: FeatureSpace, positions: torch.Tensor) -> torch.Tensor:
         """Return the encoded features [..., d + 1] at positions [...]: zeros for what another process holds."""

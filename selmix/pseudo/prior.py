@@ -53,7 +53,7 @@ def black_box_prior(rates: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     the direction u = t pi of the least |B pi|^2, whatever t: one problem of non-negative least squares.
 
     Args:
-        rates: [k, c].
+        rates: [k, c], of one judged class at least.
         counts: [c], at least one.
     """
     judged = (rates.sum(1) > 0).numpy()
@@ -110,7 +110,7 @@ def prior_interval(
 
     Args:
         confusion: [k, c] labeled samples of class i that are predicted as j; what they are worth, if they are weighted.
-        counts: [c] predictions in the pool.
+        counts: [c] predictions in the pool, at least one.
         replicates: bootstrap samples.
         generator: source of randomness.
         level: share of the replicates inside.
@@ -216,8 +216,8 @@ def _fixed_point(
         second = twice - once - first
         length = max(np.sqrt(np.square(first).sum() / max(np.square(second).sum(), 1e-300)), 1.0)
         leap = prior + 2 * length * first + length**2 * second
-        # a share never falls below a tenth at a time: EM could not take it up again
-        prior = np.maximum(leap, 0.1 * twice)
+        # by a factor of ten at most: EM would be long in taking up again what falls to nearly 0
+        prior = leap.clip(0.1 * twice, 10 * twice)
         prior = prior / prior.sum() if prior.sum() > 0 else twice
     return prior
 

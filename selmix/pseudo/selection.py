@@ -62,7 +62,7 @@ class Candidates(NamedTuple):
         classes: int64 [m], the most likely one; -1 where the source abstains.
         confidence: float32 [m], its probability; 0 where the source abstains.
         lead: float32 [m], over the second class.
-        divergence: float32 [m], KL(target row of the class || p); 0 without targets.
+        divergence: float32 [m], KL(target row of the class || p).
     """
 
     classes: torch.Tensor
@@ -76,7 +76,7 @@ def candidates(blocks: Iterable[torch.Tensor], *, targets: torch.Tensor | None =
 
     Args:
         blocks: probabilities, each [b, k], of consecutive rows; zeros where the source abstains.
-        targets: [k, k] from `target_rows`; float64.
+        targets: float64 [k, k] from `target_rows`; one-hot, if not given.
     """
     parts = [_candidates(block, targets) for block in blocks]
     empty = Candidates(torch.empty(0, dtype=torch.int64), *(torch.empty(0) for _ in range(3)))
@@ -151,8 +151,8 @@ def _candidates(probabilities: torch.Tensor, targets: torch.Tensor | None) -> Ca
     best = probabilities.topk(min(2, probabilities.shape[1]), dim=1)
     confidence, classes = best.values[:, 0], best.indices[:, 0]
     lead = confidence - best.values[:, 1] if best.values.shape[1] > 1 else confidence
-    if targets is None:
-        divergence = torch.zeros_like(confidence)
+    if targets is None:  # one-hot
+        divergence = -confidence.log()
     else:
         wanted = targets[classes]
         # 0 log 0 = 0; a class that is wanted and has no probability makes the divergence infinite

@@ -49,15 +49,19 @@ class VoteSettings:
 class UnitSpace:
     """Centred features of unit length; a feature at the centre itself is the zero vector, like nobody."""
 
-    def __init__(self, features: torch.Tensor, labels: torch.Tensor, num_classes: int) -> None:
-        """Take the mean of the class means of finite rows for the centre, in float64."""
-        finite = features.isfinite().all(1)
-        own = labels[finite]
-        counts = torch.bincount(own, minlength=num_classes)
-        weight = 1 / counts[own].double() / (counts > 0).sum().clamp_min(1)
-        self.centre = torch.zeros(features.shape[1], dtype=torch.float64)
-        for block, rows in row_blocks(features, finite.nonzero()[:, 0]):
-            self.centre += weight[block] @ rows.double()
+    def __init__(self, features: Rows, labels: torch.Tensor, num_classes: int) -> None:
+        """Take the mean of the class means [k, d] of finite rows [n, d] for the centre, in float64.
+
+        All labels have a part in it, those of a fold that is left out, too: a common shift, not a vote.
+        """
+        sums = torch.zeros(num_classes, features.shape[1], dtype=torch.float64)
+        counts = torch.zeros(num_classes, dtype=torch.float64)
+        for block, rows in row_blocks(features):
+            finite = rows.isfinite().all(1)
+            own = labels[block][finite]
+            sums.index_add_(0, own, rows[finite].double())
+            counts += torch.bincount(own, minlength=num_classes)
+        self.centre = (sums / counts.clamp_min(1)[:, None]).sum(0) / (counts > 0).sum().clamp_min(1)
 
     def encode(self, features: torch.Tensor) -> torch.Tensor:
         """Return float32 [m, d] of length 1."""

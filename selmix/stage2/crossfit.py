@@ -5,11 +5,11 @@ other folds; it alone predicts the samples of its fold, so what is counted is ou
 learns from everything. All heads take the same steps, on the same class pairs; the last one is the result.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from selmix.features.labeled import LabeledFeatures
+from selmix.features.labeled import LabeledFeatures, UnlabeledFeatures
 from selmix.features.pool import Pool
 from selmix.features.rows import Rows, StackedRows
 from selmix.heads import LinearHead
@@ -28,12 +28,13 @@ class CrossFit:
     several processes each knows its own samples alone; what is called so counts all.
 
     Attributes:
-        pool: train samples (and their views), then validation samples.
-        labels: int64 [n], of the pool.
+        pool: train samples, then validation samples, then the unlabeled ones; and views.
+        labels: int64 [n], of the labeled samples, the first n of the pool.
         rows: int64 [n], the confusion row of every sample.
         num_train: how many of the pool are train samples.
         num_classes: k.
         groups: rows per class.
+        unlabeled: positions of the unlabeled samples in the pool.
         members: for each of h heads, the samples it may learn from, by row.
         judged: for each head but the last, the positions in the pool that it predicts.
         class_counts: int64 [k], samples of each class, of all processes.
@@ -46,6 +47,7 @@ class CrossFit:
     num_train: int
     num_classes: int
     groups: int
+    unlabeled: range
     members: list[ClassMembers]
     judged: list[torch.Tensor]
     class_counts: torch.Tensor
@@ -60,6 +62,7 @@ class CrossFit:
         *,
         folds: int,
         generator: torch.Generator,
+        unlabeled: UnlabeledFeatures | None = None,
         ranks: Ranks = ALONE,
     ) -> "CrossFit":
         """Deal all samples into `folds` >= 2, row by row.
@@ -73,6 +76,7 @@ class CrossFit:
             num_classes: k.
             folds: heads that judge.
             generator: source of the deal.
+            unlabeled: the pool of samples that nobody judges; None if there is none.
             ranks: the processes, each with a part of the samples.
         """
         labels = torch.cat([train.labels, val.labels])
@@ -88,12 +92,13 @@ class CrossFit:
             for head in range(folds + 1)
         ]
         return cls(
-            pool=_pool(train, val, ranks),
+            pool=_pool(train, val, unlabeled, ranks),
             labels=labels,
             rows=rows,
             num_train=len(train.labels),
             num_classes=num_classes,
             groups=groups,
+            unlabeled=range(len(labels), len(labels) + (0 if unlabeled is None else len(unlabeled.features))),
             members=members,
             judged=[(fold == head).nonzero()[:, 0] for head in range(folds)],
             class_counts=ranks.total(torch.bincount(labels, minlength=num_classes)),
@@ -141,12 +146,23 @@ def members_of(
     return members if ranks.count == 1 else members.among_others(*ranks.shares(members.counts))
 
 
-def _pool(train: LabeledFeatures, val: LabeledFeatures, ranks: Ranks) -> Pool:
-    clean = StackedRows([train.features, val.features])
+def _pool(train: LabeledFeatures, val: LabeledFeatures, unlabeled: UnlabeledFeatures | None, ranks: Ranks) -> Pool:
+    labeled = StackedRows([train.features, val.features])
+    features = labeled if unlabeled is None else StackedRows([labeled, unlabeled.features])
+    pool = Pool(features, ranks=ranks, spanning=labeled)
     if train.views is None:
-        return Pool(clean, ranks=ranks)
+        return pool
     viewed, views = ranks.total(torch.tensor([len(train.labels), len(train.views)])).tolist()
-    return Pool(clean, train.views, views // viewed, ranks) if views else Pool(clean, ranks=ranks)
+    if not views:
+        return pool
+    if unlabeled is None or unlabeled.views is None:
+        return replace(pool, views=train.views, num_views=views // viewed, viewed=[range(len(train.labels))])
+    return replace(
+        pool,
+        views=StackedRows([train.views, unlabeled.views]),
+        num_views=views // viewed,
+        viewed=[range(len(train.labels)), range(len(labeled), len(features))],
+    )
 
 
 def _deal(

@@ -28,7 +28,8 @@ class Evidence:
     known to all, rank by rank.
 
     Attributes:
-        features: for each judging head, the encoded features of its own samples, [m_h, d + 1].
+        positions: for each judging head, where its own samples lie in the pool, int64 [m_h].
+        features: the encoded features of these, [m_h, d + 1].
         rows: int64 [m], the confusion row of every judged sample, head by head.
         is_val: bool [m].
         weights: float64 [m]: 1 for validation samples, what it is worth for a train sample.
@@ -39,6 +40,7 @@ class Evidence:
         own: where the samples of this process lie among all m.
     """
 
+    positions: list[torch.Tensor]
     features: list[torch.Tensor]
     rows: torch.Tensor
     is_val: torch.Tensor
@@ -77,6 +79,7 @@ class Evidence:
         val_count = plan.val_counts
         share = torch.where(torch.bincount(rows, minlength=num_rows) > 0, val_count.clamp_min(1), 0).double()
         evidence = cls(
+            positions=chosen,
             features=[space.encode(gather(plan.features, own)) for own in chosen],
             rows=rows,
             is_val=is_val,

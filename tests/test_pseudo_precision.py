@@ -1,0 +1,113 @@
+"""Precision under another prior: by hand, by drawing such a pool, and bounded as scipy bounds a proportion."""
+
+import math
+
+import pytest
+import torch
+from scipy.stats import binomtest
+
+from selmix.pseudo.precision import pseudo_precision, wilson_lower
+
+
+def test_by_hand():
+    # class 0: 4 samples, selected as 0, 0, 1 and not at all; class 1: 2 samples, selected as 1 and 0
+    labels = torch.tensor([0, 0, 0, 0, 1, 1])
+    pseudo = torch.tensor([0, 0, 1, -1, 1, 0])
+    found = pseudo_precision(labels, pseudo, torch.tensor([0.2, 0.8]))
+    # shares: as 0, 0.2 * 2/4 right and 0.8 * 1/2 wrong; as 1, 0.8 * 1/2 right and 0.2 * 1/4 wrong
+    assert found.share.tolist() == pytest.approx([0.5, 0.45])
+    assert found.estimate.tolist() == pytest.approx([0.1 / 0.5, 0.4 / 0.45])
+    assert found.overall == pytest.approx(0.5 / 0.95)
+    # as 0, three samples of weights 0.05, 0.05 and 0.4
+    assert found.evidence.tolist() == pytest.approx([0.5**2 / (2 * 0.05**2 + 0.4**2), 0.45**2 / (0.05**2 + 0.4**2)])
+
+
+def test_under_the_samples_own_prior_it_is_counting_and_the_bound_is_scipys():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(3, (400,), generator=generator)
+    pseudo = torch.where(torch.rand(400, generator=generator) < 0.8, labels, 2)
+    pseudo[::5] = -1
+    found = pseudo_precision(labels, pseudo, torch.bincount(labels) / 400)
+    for own in range(3):
+        selected = labels[pseudo == own]
+        right = int((selected == own).sum())
+        assert float(found.evidence[own]) == pytest.approx(len(selected))
+        assert float(found.estimate[own]) == pytest.approx(right / len(selected))
+        expected = binomtest(right, len(selected), alternative="greater").proportion_ci(0.95, method="wilson").low
+        assert float(found.lower[own]) == pytest.approx(expected)
+
+
+def test_it_is_the_precision_of_a_pool_of_that_prior():
+    rates = torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.2, 0.5, 0.2, 0.1], [0.0, 0.1, 0.6, 0.3]])  # the last: not selected
+    prior = torch.tensor([0.1, 0.3, 0.6])
+    generator = torch.Generator().manual_seed(1)
+
+    def drawn(labels: torch.Tensor) -> torch.Tensor:
+        pseudo = torch.multinomial(rates[labels], 1, generator=generator)[:, 0]
+        return torch.where(pseudo == 3, -1, pseudo)
+
+    labels = torch.arange(3).repeat_interleave(torch.tensor([20000, 5000, 2000]))
+    found = pseudo_precision(labels, drawn(labels), prior)
+    pool = torch.multinomial(prior, 200000, replacement=True, generator=generator)
+    pseudo = drawn(pool)
+    for own in range(3):
+        assert float((pool[pseudo == own] == own).double().mean()) == pytest.approx(
+            float(found.estimate[own]), abs=0.02
+        )
+        assert float((pseudo == own).double().mean()) == pytest.approx(float(found.share[own]), abs=0.01)
+
+
+@pytest.mark.parametrize("truth", [0.6, 0.9])
+def test_the_bound_holds_as_often_as_it_says(truth):
+    # 25 labeled samples of class 0 and 60 of class 1, under a prior that weighs them unlike
+    generator, prior = torch.Generator().manual_seed(2), torch.tensor([0.5, 0.5])
+    labels = torch.tensor([0] * 25 + [1] * 60)
+    wrong = (1 - truth) / truth  # selected as 0: all of class 0, and so many of class 1
+    holds = 0
+    for _ in range(300):
+        pseudo = torch.where(torch.rand(85, generator=generator) < wrong, 0, -1)
+        pseudo[:25] = 0
+        holds += float(pseudo_precision(labels, pseudo, prior).lower[0]) <= truth
+    assert holds / 300 >= 0.93
+
+
+def test_weights_are_worth():
+    labels, pseudo = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([0, 1, 0, 1, 1])
+    prior = torch.tensor([0.5, 0.5])
+    # three copies of everything, each worth a third
+    once = pseudo_precision(labels, pseudo, prior)
+    thrice = pseudo_precision(labels.repeat(3), pseudo.repeat(3), prior, weights=torch.full((15,), 1 / 3))
+    for name in ("estimate", "lower", "evidence", "share"):
+        torch.testing.assert_close(getattr(thrice, name), getattr(once, name), rtol=1e-6, atol=0)
+    # a sample without worth says nothing
+    more = pseudo_precision(
+        torch.cat([labels, torch.tensor([1])]),
+        torch.cat([pseudo, torch.tensor([0])]),
+        prior,
+        weights=torch.tensor([1.0, 1, 1, 1, 1, 0]),
+    )
+    torch.testing.assert_close(more.lower, once.lower)
+
+
+def test_without_evidence_nothing_is_trusted():
+    labels, pseudo = torch.tensor([0] * 30 + [1] * 30), torch.tensor([0] * 30 + [-1] * 30)
+    found = pseudo_precision(labels, pseudo, torch.ones(3) / 3)
+    assert found.estimate[0] == 1
+    assert found.estimate[1:].isnan().all()
+    assert found.lower[1:].tolist() == found.evidence[1:].tolist() == [0, 0]
+    # 30 of 30: 30 / (30 + z^2) = 0.917
+    assert found.trusted(0.9).tolist() == [True, False, False]
+    assert found.trusted(0.93).tolist() == [False] * 3
+    assert found.trusted(0).tolist() == [True, False, False]
+    nobody = pseudo_precision(labels[:0], pseudo[:0], torch.ones(2) / 2)
+    assert not nobody.trusted(0).any()
+    assert math.isnan(nobody.overall)
+    # a class that the prior rules out makes pseudo-labels without share
+    assert not pseudo_precision(labels, pseudo, torch.tensor([0.0, 1])).trusted(0).any()
+
+
+def test_the_bound_of_one_sample_is_finite():
+    # Wilson with one success in one trial: 1 / (1 + z^2)
+    z = 1.6448536269514722
+    assert float(wilson_lower(torch.ones(1), torch.ones(1), level=0.95)) == pytest.approx(1 / (1 + z * z))
+    assert float(wilson_lower(torch.zeros(1), torch.ones(1), level=0.95)) == pytest.approx(0, abs=1e-7)
