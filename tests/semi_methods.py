@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import semi_trainer
 import torch
 from semi_trainer import SETTINGS, TinyNet, images, pool
 
@@ -93,7 +94,8 @@ def falls(semi: SemiSettings) -> bool:
 
 
 def several(folder: Path, ranks: Ranks = ALONE) -> None:
-    """Write what this rank has after short trainings, and what it would choose of a pool."""
+    """Write what this rank has after short trainings, those of `semi_trainer` too, and what it would choose."""
+    semi_trainer.several(folder, ranks)
     for name, semi in ALIKE.items():
         state, records = trained(semi, drop=0.0, ranks=ranks, epochs=2)
         content = {"model": state.model.state_dict(), "kept": state.kept.state_dict(), "loss": records[-1]["loss"]}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import semi_methods
 import semi_trainer
 import torch
 from killed_trainer import tensors
@@ -297,11 +298,26 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_stopped(tmp_path, monk
 def folders(tmp_path_factory):
     """Return the folders in which one process, this one, and two have trained the same."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    semi_trainer.several(one)
-    command = [*TORCHRUN, semi_trainer.__file__, two]
+    semi_methods.several(one)
+    command = [*TORCHRUN, semi_methods.__file__, two]
     finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=ENVIRONMENT)
     assert finished.returncode == 0, finished.stderr
     return one, two
+
+
+@pytest.mark.parametrize("name", semi_methods.ALIKE)
+def test_two_processes_come_to_the_weights_and_memories_of_one_by_every_method(folders, name):
+    alone, *both = (
+        torch.load(folder / f"{name}{rank}.pt", weights_only=True)
+        for folder, rank in ((folders[0], 0), (folders[1], 0), (folders[1], 1))
+    )
+    for own in both:
+        assert own["loss"] == pytest.approx(alone["loss"], rel=1e-9)
+        assert torch.equal(own.get("chosen", torch.zeros(0)), alone.get("chosen", torch.zeros(0)))
+        for which in ("model", "kept"):
+            for key, tensor in alone[which].items():
+                torch.testing.assert_close(own[which][key], tensor, rtol=1e-9, atol=1e-9)
+                assert torch.equal(own[which][key], both[0][which][key])
 
 
 @pytest.mark.parametrize("name", ["plain", "eager"])

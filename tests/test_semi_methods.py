@@ -2,15 +2,11 @@
 
 import dataclasses
 import re
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-import semi_methods
-import torch
 from test_semi_training import data, log, train
-from test_torchrun import ENVIRONMENT, TORCHRUN
 
 from selmix.errors import UsageError
 from selmix.semi.methods import METHODS
@@ -98,24 +94,3 @@ def test_daso_needs_an_average(data, tmp_path):
     result = train(tmp_path, "a", "semi.method=daso", "stage1.average_decay=0")
     assert result.exit_code == 2
     assert "daso learns from the averaged network" in " ".join(result.stderr.split())
-
-
-def test_two_processes_come_to_the_weights_and_memories_of_one(tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
-    one.mkdir(), two.mkdir()
-    semi_methods.several(one)
-    command = [*TORCHRUN, semi_methods.__file__, two]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=ENVIRONMENT)
-    assert finished.returncode == 0, finished.stderr
-    for name in semi_methods.ALIKE:
-        alone, *both = (
-            torch.load(path, weights_only=True)
-            for path in (one / f"{name}0.pt", two / f"{name}0.pt", two / f"{name}1.pt")
-        )
-        for own in both:
-            assert own["loss"] == pytest.approx(alone["loss"], rel=1e-9)
-            assert torch.equal(own.get("chosen", torch.zeros(0)), alone.get("chosen", torch.zeros(0)))
-            for which in ("model", "kept"):
-                for key, tensor in alone[which].items():
-                    torch.testing.assert_close(own[which][key], tensor, rtol=1e-9, atol=1e-9)
-                    assert torch.equal(own[which][key], both[0][which][key])
