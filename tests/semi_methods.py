@@ -23,7 +23,7 @@ from selmix.stage1.state import TrainingState
 ALIKE = {
     "daso": DasoSettings(threshold=0.4, steps_per_epoch=3, queue_size=4, warmup_steps=1, distribution_steps=2),
     "crest_plus": CrestSettings(threshold=0.4, steps_per_epoch=3),
-    "csst": CsstSettings(goal="coverage", divergence=1.0, steps_per_epoch=3),
+    "csst": CsstSettings(goal="coverage", divergence=1.0, steps_per_epoch=2),
 }
 COUNTS = torch.tensor([6, 4, 1])  # of the 11 labeled images
 
@@ -97,7 +97,7 @@ def several(folder: Path, ranks: Ranks = ALONE) -> None:
     """Write what this rank has after short trainings, those of `semi_trainer` too, and what it would choose."""
     semi_trainer.several(folder, ranks)
     for name, semi in ALIKE.items():
-        state, records = trained(semi, drop=0.0, ranks=ranks, epochs=2)
+        state, records = trained(semi, drop=0.0, ranks=ranks, epochs=2 if semi.needs_val else 1)
         content = {"model": state.model.state_dict(), "kept": state.kept.state_dict(), "loss": records[-1]["loss"]}
         if isinstance(semi, CrestSettings):
             content["chosen"] = semi.choose(state.kept, images(17, 3, None), COUNTS, ranks=ranks)

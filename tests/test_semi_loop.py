@@ -300,7 +300,7 @@ def folders(tmp_path_factory):
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     semi_methods.several(one)
     command = [*TORCHRUN, semi_methods.__file__, two]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=ENVIRONMENT)
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=ENVIRONMENT)
     assert finished.returncode == 0, finished.stderr
     return one, two
 
