@@ -17,8 +17,9 @@ from selmix.features.extract import Track
 from selmix.features.labeled import FeatureData
 from selmix.metrics import Metric, MetricContext, parse_metric
 from selmix.pipeline import tune
+from selmix.pseudo.settings import PseudoSettings
 from selmix.ranks import ALONE, Ranks
-from selmix.recipe import FinetuneRecipe, refine_settings
+from selmix.recipe import FinetuneRecipe, pseudo_settings, refine_settings
 from selmix.result import describe
 from selmix.run import run_folder, write_run
 from selmix.spread import over_seeds
@@ -35,6 +36,7 @@ class _Job:
     metric: Metric
     constraints: Sequence[Constraint]
     settings: RefineSettings
+    pseudo: PseudoSettings
 
 
 def finetune(
@@ -126,6 +128,7 @@ def check_request(recipe: FinetuneRecipe, ranks: Ranks = ALONE) -> None:
     for text in recipe.subject_to:
         parse_constraint(text)
     refine_settings(recipe.stage2)
+    pseudo_settings(recipe.pseudo)
 
 
 def _prepare(recipe: FinetuneRecipe, device: torch.device, track: Track | None, ranks: Ranks) -> _Job:
@@ -139,17 +142,26 @@ def _prepare(recipe: FinetuneRecipe, device: torch.device, track: Track | None, 
         metric=parse_metric(recipe.metric).bind(context),
         constraints=bind_constraints([parse_constraint(text) for text in recipe.subject_to], context),
         settings=refine_settings(recipe.stage2),
+        pseudo=pseudo_settings(recipe.pseudo),
     )
 
 
 def _run(job: _Job, recipe: FinetuneRecipe, out: Path, command: str) -> dict[str, Any]:
     tuning = tune(
-        job.data, job.metric, job.settings, seed=recipe.seed, constraints=job.constraints, diagnosed=recipe.diagnose
+        job.data,
+        job.metric,
+        job.settings,
+        seed=recipe.seed,
+        pseudo=job.pseudo,
+        constraints=job.constraints,
+        diagnosed=recipe.diagnose,
     )
     lead = job.data.ranks.leads
     document = describe(tuning, job.metric, job.constraints, command=command, seed=recipe.seed) if lead else {}
     used = vars(job.settings) | {"batch_size": job.settings.batch_size_for(len(job.data.class_names))}
     request = recipe.model_dump(exclude_none=True) | {"metric": job.metric.name, "stage2": used}
+    if job.data.unlabeled is not None:
+        request["pseudo"] = {name: value for name, value in vars(job.pseudo).items() if value is not None}
     if recipe.diagnose:
         write_diagnosis(out, describe_diagnosis(tuning, job.metric))
     write_run(out, document, tuning, request)

@@ -1,10 +1,11 @@
 """Stage two on ready features: set validation aside where it is missing, tune, evaluate."""
 
+import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -20,13 +21,17 @@ from selmix.metrics import Metric
 from selmix.pairs import ClassMembers
 from selmix.predictions import Predictions, predict
 from selmix.preparation import check_tunable, warn_of_few, with_validation
+from selmix.pseudo.settings import PseudoSettings
 from selmix.ranks import Ranks
 from selmix.seeding import torch_generator
 from selmix.stage2.crossfit import CrossFit, members_of
 from selmix.stage2.diagnose import Diagnosis, diagnose
+from selmix.stage2.pool_use import PoolUse, try_pool
 from selmix.stage2.refine import Refined, refine
 from selmix.stage2.settings import RefineSettings
 from selmix.stage2.starts import best_start, starting_heads
+
+logger = logging.getLogger("selmix")
 
 SMALL_PRODUCT = 1 << 23  # multiplications in one product of a step
 
@@ -49,6 +54,7 @@ class Tuning:
         rows: split -> confusion row of every sample that was evaluated, int64 [n], in the order of the predictions.
         support: split -> samples of each class and group, int64 [k, g].
         unlabeled_count: images in the unlabeled pool.
+        pool: what became of it, with the pseudo-labels by the tuned heads where it was used; None if there is none.
         seconds: what was spent: `extract`, `tune`, and `diagnose` where that was asked for.
         diagnoses: of the `start` head and the `tuned` one, where that was asked for.
     """
@@ -63,6 +69,7 @@ class Tuning:
     support: dict[str, torch.Tensor]
     unlabeled_count: int
     seconds: dict[str, float]
+    pool: PoolUse | None = None
     diagnoses: dict[str, Diagnosis] = field(default_factory=dict)
 
 
@@ -72,6 +79,7 @@ def tune(
     settings: RefineSettings,
     *,
     seed: int,
+    pseudo: PseudoSettings | None = None,
     constraints: Sequence[Constraint] = (),
     diagnosed: bool = False,
 ) -> Tuning:
@@ -88,7 +96,7 @@ def tune(
     data = with_validation(data, seed)
     warn_of_few(data)
     with _threads_that_pay(data, settings):
-        return _tune(data, metric, settings, constraints, seed, diagnosed)
+        return _tune(data, metric, settings, pseudo or PseudoSettings(), constraints, seed, diagnosed)
 
 
 @contextmanager
@@ -108,6 +116,7 @@ def _tune(
     data: FeatureData,
     metric: Metric,
     settings: RefineSettings,
+    pseudo: PseudoSettings,
     constraints: Sequence[Constraint],
     seed: int,
     diagnosed: bool,
@@ -117,8 +126,18 @@ def _tune(
     train_members = members_of(train.labels, num_classes, ranks=data.ranks)
     started = time.perf_counter()
     before = data.head or _linear_probe(train, train_members, settings.start_steps, seed, data.ranks)
+    uses_pool = data.unlabeled_count > 0
+    if uses_pool and data.num_groups > 1:
+        logger.warning("the samples of the pool have no groups, which this tuning counts: the pool is left aside")
+        uses_pool = False
     plan = CrossFit.plan(
-        train, val, num_classes, folds=settings.folds, generator=torch_generator(seed, "folds"), ranks=data.ranks
+        train,
+        val,
+        num_classes,
+        folds=settings.folds,
+        generator=torch_generator(seed, "folds"),
+        unlabeled=data.unlabeled if uses_pool else None,
+        ranks=data.ranks,
     )
     _check_judged(plan, metric, data.class_names)
     starts = starting_heads(
@@ -133,15 +152,24 @@ def _tune(
     if start == "best":
         objective = metric.objective(plan.val_counts.double(), settings.rounding)
         start = best_start(starts, plan, objective, pseudo_count=settings.pseudo_count)
+    pool = None
+    if uses_pool:
+        pool = try_pool(plan, starts["balanced"], metric, settings, pseudo, class_names=data.class_names, seed=seed)
+        if pool.helps and pool.heads is not None and settings.start == "best":
+            start, starts["pseudo_labeled"] = "pseudo_labeled", pool.heads
     refined = refine(
         starts[start],
         plan,
         metric,
         settings,
         constraints=constraints,
-        knows_train=start != "balanced",
+        knows_train=start in ("given", "logit_adjusted"),
+        labeler=pool.labeler if pool is not None and pool.helps else None,
         generator=torch_generator(seed, "pairs"),
     )
+    if pool is not None and pool.helps:
+        tuned = torch.stack([plan.pool.space.encode_head(head) for head in refined.heads])
+        pool = replace(pool, labels=pool.labeler.label(data.ranks.first(tuned)))
     seconds = data.seconds | {"tune": time.perf_counter() - started}
 
     candidates = {"before": [before] * len(plan.members), "balanced": starts["balanced"], "after": refined.heads}
@@ -176,6 +204,7 @@ def _tune(
         support=_support(data),
         unlabeled_count=data.unlabeled_count,
         seconds=seconds,
+        pool=pool,
         diagnoses=diagnoses,
     )
 

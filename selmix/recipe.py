@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model, model_vali
 
 from selmix.errors import UsageError
 from selmix.faults import STRICT, all_faults, read_toml
+from selmix.pseudo.settings import PseudoSettings
 from selmix.stage2.settings import RefineSettings
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class FinetuneRecipe(_Source):
     diagnose: bool = False
     seed: int = 0
     stage2: dict[str, Any] = {}
+    pseudo: dict[str, Any] = {}
 
 
 class CompareRecipe(_Source):
@@ -219,6 +221,24 @@ def _three_numbers(option: str, text: str) -> tuple[float, ...]:
     if len(numbers) != 3:
         raise UsageError(f"{option} is three numbers, one a channel, such as 0.5,0.5,0.5; got {text!r}")
     return numbers
+
+
+def stage_two_tables(assignments: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Sort settings by the table of the recipe that they belong to: `pseudo.KEY` to `pseudo`, others to `stage2`.
+
+    >>> stage_two_tables({"steps": 200, "pseudo.source": "head"})
+    {'stage2': {'steps': 200}, 'pseudo': {'source': 'head'}}
+    """
+    tables: dict[str, dict[str, Any]] = {"stage2": {}, "pseudo": {}}
+    for key, value in assignments.items():
+        pseudo = key.startswith("pseudo.")
+        tables["pseudo" if pseudo else "stage2"][key.removeprefix("pseudo.")] = value
+    return tables
+
+
+def pseudo_settings(values: dict[str, Any]) -> PseudoSettings:
+    """Check and build the settings of pseudo-labels; faults are raised as UsageError."""
+    return build_settings(PseudoSettings, values)
 
 
 def refine_settings(values: dict[str, Any]) -> RefineSettings:

@@ -7,6 +7,7 @@ import pytest
 from builders import noise_image, write_image_folder
 from typer.testing import CliRunner
 
+import selmix.compare
 from selmix.commands import app
 from selmix.features.disk import shown_bytes
 
@@ -167,11 +168,16 @@ def test_ready_features_take_a_pool_of_ready_features(tmp_path):
     assert (code, stderr.count("\n")) == (3, 1)
 
 
-def test_a_comparison_shares_the_cache_of_finetune_and_leaves_the_pool_aside(folder, tmp_path):
+def test_a_comparison_shares_the_cache_of_finetune_and_leaves_the_pool_aside(folder, tmp_path, monkeypatch):
+    compared, ladder = [], selmix.compare.run_ladder
+    monkeypatch.setattr(
+        selmix.compare, "run_ladder", lambda data, *words, **more: compared.append(data) or ladder(data, *words, **more)
+    )
     write_pool(folder / "unlabeled")
     images = ("--backbone", BACKBONE, "--data", folder, "--dtype", "float32")
     assert finetune(tmp_path / "a", *images)[0] == 0
     words = ("--metric", "mean_recall", "--methods", "ncm,given", "--seeds", "0", "--out", tmp_path / "b")
     code, _, stderr = run("compare", *images, *words)
     assert code == 0
+    assert compared[0].unlabeled is None
     assert "features reused from" in stderr

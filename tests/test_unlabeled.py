@@ -10,7 +10,7 @@ from builders import noise_image, write_image_folder, write_images
 
 from selmix.data.assembly import digest_of_images
 from selmix.data.images import ArrayImages, ImageData, ImageSplit
-from selmix.data.sources import open_images
+from selmix.data.sources import open_images, survey_images
 from selmix.data.splits_file import write_splits
 from selmix.data.unlabeled import with_pool
 from selmix.errors import DataError, UsageError
@@ -81,6 +81,8 @@ def test_rows_whose_file_is_gone_take_their_label_with_them(root):
     (root / "pool.csv").write_text("path,label\nval/ant/9.png,ant\nval/bee/0.png,bee\n")
     with pytest.raises(DataError, match=r"9\.png"):
         with_pool(open_images(str(root)), str(root / "pool.csv"))
+    (root / "d.toml").write_text('[train]\nfolder = "train"\n[unlabeled]\nmanifest = "pool.csv"\n')
+    assert pool_of(survey_images(str(root / "d.toml"))[0]) == {"val/bee/0.png": 1}
     (root / "pool.csv").write_text("path,label\nval/bee/0.png,bee\n")
     assert pool_of(with_pool(open_images(str(root)), str(root / "pool.csv"))) == {"val/bee/0.png": 1}
 
@@ -171,11 +173,11 @@ def test_a_pool_that_ships_has_no_labels():
 
 
 def test_audit_labels_of_another_data_set_go_by_name_and_stay_unknown_where_they_were(root, tmp_path):
-    other = write_image_folder(tmp_path / "other", {"train": {"bee": 1, "cat": 1}})
-    for name in ("bee", "cat", "zebra"):
+    other = write_image_folder(tmp_path / "other", {"train": {"aye": 1, "bee": 1}})
+    for name in ("aye", "bee", "zebra"):
         write_images(other / "unlabeled" / name, 1)
     found = pool_of(with_pool(open_images(str(root)), str(other)))
-    assert found == {"unlabeled/bee/0.png": 1, "unlabeled/cat/0.png": -1, "unlabeled/zebra/0.png": -1}
+    assert found == {"unlabeled/aye/0.png": -1, "unlabeled/bee/0.png": 1, "unlabeled/zebra/0.png": -1}
 
 
 def test_a_pool_left_aside_is_as_if_it_had_never_been(root):

@@ -15,7 +15,7 @@ from selmix.finetuning import finetune as run_one
 from selmix.finetuning import finetune_seeds as run_each
 from selmix.pipeline import choose_device
 from selmix.ranks import join_ranks
-from selmix.recipe import FinetuneRecipe, build_recipe, parse_assignments, parse_seeds
+from selmix.recipe import FinetuneRecipe, build_recipe, parse_assignments, parse_seeds, stage_two_tables
 
 
 def finetune(
@@ -69,8 +69,7 @@ def finetune(
             "subject_to": subject_to or [],
             "diagnose": diagnose,
             "seed": seed or 0,
-            "stage2": parse_assignments(settings or []),
-        }
+        } | stage_two_tables(parse_assignments(settings or []))
         if seeds is not None and seed is not None:
             raise UsageError("--seed and --seeds exclude each other; a single seed is --seed N")
         recipe = build_recipe(FinetuneRecipe, content)

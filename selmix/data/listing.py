@@ -133,10 +133,9 @@ def in_class_table(classes: Coded, class_names: list[str] | None) -> Coded:
     return _at_positions(classes, class_names) if all(map(is_integer, classes.names)) else classes
 
 
-def audited(words: "pa.Array | Sequence[str]", class_names: list[str] | None = None) -> Coded | None:
-    """Return the classes that the source has for unlabeled images, named likewise one by one; None if it has none."""
-    classes = coded(words)
-    return _at_positions(classes, class_names) if any(classes.names) else None
+def audited(words: "pa.Array | Sequence[str]", class_names: list[str] | None = None) -> Coded:
+    """Return the classes that the source has for unlabeled images, empty for none, named likewise one by one."""
+    return _at_positions(coded(words), class_names)
 
 
 def _at_positions(classes: Coded, class_names: list[str] | None) -> Coded:

@@ -64,7 +64,7 @@ class Rows:
         groups: the group of each row; None if there are none.
         numbers: int64 [n], the number of each row in the file that lists it; None if no file does.
         unit: what is numbered, `row` or `line`.
-        audit: the class that the source has for each unlabeled image, empty for none; None if it has none at all.
+        audit: the class that the source has for each unlabeled image, empty for none; None where it has none.
     """
 
     place: str

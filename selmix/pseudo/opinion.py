@@ -2,7 +2,7 @@
 
     logit_c(x) = b_c + sum_s a_s log p_s(c | x),        a_s > 0
 
-Temperatures a and biases b are those of the largest likelihood of labeled samples that no source has learnt, every class
+Temperatures a and biases b are those of the largest likelihood of labeled samples that no source has learnt, each class
 weighing the same, so that the softmax answers for a uniform class prior, whatever the sources were trained on. With one
 source this is bias-corrected temperature scaling.
 

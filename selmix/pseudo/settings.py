@@ -15,6 +15,7 @@ class PseudoSettings(Selection):
     """What stage two does with a pool of unlabeled samples; `Selection` has the rules that it selects them by.
 
     Attributes:
+        threshold: least confidence; a half is more than all other classes together.
         source: of pseudo-labels: the head as it is; all others answer for the estimated class prior of the pool: the
             head; the vote of nearest labeled samples; label propagation on the graph of neighbours; or the head and
             propagation (the vote, where the pool is too large for a graph) together, which is what auto takes.
@@ -22,16 +23,14 @@ class PseudoSettings(Selection):
         label_weight: a labeled sample is drawn as often as so many pseudo-labeled ones of its class, where both are.
         refresh: steps after which the tuned head labels the pool anew.
         bound: precision of the pseudo-labels of a class, estimated out of fold, under which they are not used.
-        novelty: share of labeled samples that are less like the other labeled ones than a sample of the pool must be;
-            0 keeps all of the pool.
     """
 
+    threshold: float = 0.5
     source: Source = "auto"
     draws: Draws = "both"
     label_weight: int = 3
     refresh: int = 1000
     bound: float = 0.5
-    novelty: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse values without meaning."""
@@ -42,6 +41,5 @@ class PseudoSettings(Selection):
                 "label_weight": (">= 1", self.label_weight >= 1),
                 "refresh": (">= 1", self.refresh >= 1),
                 "bound": ("in [0, 1]", 0 <= self.bound <= 1),
-                "novelty": ("in [0, 1)", 0 <= self.novelty < 1),
             },
         )

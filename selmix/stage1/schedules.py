@@ -28,7 +28,7 @@ def cosine(epoch: float, *, start: float, end: float) -> float:
 def shallow_cosine(epoch: float, *, start: float, end: float) -> float:
     """Return the factor of 7/32 of a cosine's period, from 1 at `start` to cos(7 pi / 16) at `end`.
 
-    Source: Sohn et al., "FixMatch", NeurIPS 2020, section 2.4.
+    Source: Sohn et al., "FixMatch", NeurIPS 2020.
 
     >>> [round(shallow_cosine(epoch, start=0, end=16), 3) for epoch in (0, 8, 16)]
     [1.0, 0.773, 0.195]

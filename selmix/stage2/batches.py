@@ -20,12 +20,13 @@ class PairBatches:
     Attributes:
         pool: plain features; only the rows that are drawn are read.
         space: in which the batches are given.
-        members: for each of h heads, the samples it may learn from, by row of the law.
+        members: for each of h heads, the samples that it may keep, by row of the law.
         batch_size: mixups a batch.
         mix_low: the coefficient lam of the kept sample is uniform on [mix_low, 1].
         generator: source of randomness, on the device of the features; the same for all processes.
         smoothing: label smoothing of each class, [k], in the dtype of the features.
         groups: rows of the law per class, G; row = label * G + group.
+        partners: likewise the samples that these are mixed with; `members`, if not given.
     """
 
     pool: Pool
@@ -36,6 +37,7 @@ class PairBatches:
     generator: torch.Generator
     smoothing: torch.Tensor
     groups: int = 1
+    partners: list[ClassMembers] | None = None
 
     def draw(self, distribution: torch.Tensor, steps: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield `steps` batches: encoded mixtures [h, b, d + 1], and smoothed targets [b, k] of the classes kept.
@@ -55,7 +57,7 @@ class PairBatches:
         pairs = self.pool.ranks.first(torch.stack(drawn_pairs)).view(2, *shape)
         uniform = torch.rand(shape, generator=self.generator, device=pairs.device, dtype=self.pool.dtype)
         mix = self.mix_low + (1 - self.mix_low) * uniform
-        drawn = torch.stack([own.draw(pairs, generator=self.generator) for own in self.members], dim=2)
+        drawn = torch.stack([self._drawn(pairs, head) for head in range(len(self.members))], dim=2)
         drawn = self.pool.any_version(drawn, generator=self.generator)
 
         step_cells = self.batch_size * (len(self.members) * (self.pool.width + 1) + len(self.smoothing))
@@ -65,3 +67,10 @@ class PairBatches:
             mixed = self.pool.mixtures(self.space, drawn[:, block], mix[block, None])
             targets = smoothed_targets(pairs[0, block] // self.groups, self.smoothing)
             yield from zip(mixed, targets, strict=True)
+
+    def _drawn(self, pairs: torch.Tensor, head: int) -> torch.Tensor:
+        """Return a member of each row of the pairs, int64 [2, ...], for one head."""
+        if self.partners is None:
+            return self.members[head].draw(pairs, generator=self.generator)
+        sources = self.members[head], self.partners[head]
+        return torch.stack([own.draw(rows, generator=self.generator) for own, rows in zip(sources, pairs, strict=True)])

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -23,6 +23,7 @@ from selmix.pairs import pair_distribution
 from selmix.stage2.batches import PairBatches
 from selmix.stage2.crossfit import CrossFit
 from selmix.stage2.evidence import Evidence
+from selmix.stage2.pool_labels import PoolLabeler
 from selmix.stage2.settings import RefineSettings
 
 logger = logging.getLogger("selmix")
@@ -63,6 +64,7 @@ def refine(
     *,
     constraints: Sequence[Constraint] = (),
     knows_train: bool = False,
+    labeler: PoolLabeler | None = None,
     generator: torch.Generator,
 ) -> Refined:
     """Tune heads for `metric` by selective feature mixup; the backbone never enters, only its features.
@@ -74,6 +76,7 @@ def refine(
         settings: see `RefineSettings`.
         constraints: what the head must keep, by dual ascent.
         knows_train: the heads to start from have learnt the train samples that they judge.
+        labeler: of the unlabeled pool, from which pairs are then drawn as well.
         generator: source of pairs, members and coefficients, on the device of the features; the same for all processes.
 
     Source: SelMix, ICLR 2024, algorithm 1, on cached features; cross-fitting and the weighing of the evidence are ours.
@@ -98,6 +101,7 @@ def refine(
     drawable = torch.stack([own.counts for own in plan.members]).amin(0) > 0
 
     averaged, step, boost = weights.clone(), 0, 1.0
+    labeled_at = -math.inf
     predictions = evidence.judge(weights)
     ascent.begin(predictions)
     best, best_step, best_rank = averaged.clone(), 0, ascent.start_rank
@@ -130,7 +134,12 @@ def refine(
             allowed=(drawable, drawable),
         )
 
-        # descend on their mixups
+        # which unlabeled samples pass for which class?
+        if labeler is not None and step >= labeled_at + labeler.settings.refresh:
+            members, partners = labeler.members(labeler.label(averaged))
+            batches, labeled_at = replace(batches, members=members, partners=partners), step
+
+        # descend on mixups of these pairs
         boost = 1.0
         rate = settings.learning_rate * progress
         for features, targets in batches.draw(law, round_steps):

@@ -8,6 +8,7 @@ from selmix.baselines.logit_adjustment import logit_adjusted
 from selmix.baselines.retrain import RetrainSettings, retrain_heads
 from selmix.heads import LinearHead
 from selmix.metrics import MetricFunction
+from selmix.pairs import ClassMembers
 from selmix.significance import paired_difference
 from selmix.stage2.crossfit import CrossFit
 
@@ -40,7 +41,26 @@ def starting_heads(
         `balanced`, the average of fresh heads retrained with class-balanced sampling on what each may learn from;
         `given` as it came; `logit_adjusted`, the same with the log prior of the training counts subtracted.
     """
-    copies, members = len(plan.members), plan.class_members
+    copies = len(plan.members)
+    return {
+        "balanced": balanced_heads(plan, plan.class_members, smoothing=smoothing, steps=steps, generator=generator),
+        "given": [given] * copies,
+        "logit_adjusted": [logit_adjusted(given, train_counts)] * copies,
+    }
+
+
+def balanced_heads(
+    plan: CrossFit, members: list[ClassMembers], *, smoothing: float, steps: int, generator: torch.Generator
+) -> list[LinearHead]:
+    """Return, for each head of the plan, the average of fresh heads retrained with class-balanced sampling.
+
+    Args:
+        plan: whose pool they learn from.
+        members: of the pool that each head may learn from, by class.
+        smoothing: label-aware smoothing of the largest class, for half of the heads that are averaged.
+        steps: of the retraining.
+        generator: its source of randomness.
+    """
     retrained = [
         retrain_heads(
             plan.pool,
@@ -52,11 +72,7 @@ def starting_heads(
         for decay in _DECAYS
         for eps in sorted({0.0, smoothing})
     ]
-    return {
-        "balanced": [_average(heads) for heads in zip(*retrained, strict=True)],
-        "given": [given] * copies,
-        "logit_adjusted": [logit_adjusted(given, train_counts)] * copies,
-    }
+    return [_average(heads) for heads in zip(*retrained, strict=True)]
 
 
 def best_start(

@@ -1,0 +1,97 @@
+"""What nearest neighbours say of labeled samples and of the pool; it does not change with the head."""
+
+from typing import Protocol
+
+import torch
+
+from selmix.features.rows import Rows, pick
+from selmix.pseudo.novelty import class_weights, likeness, share_unlike
+from selmix.pseudo.propagation import AffinityGraph, Propagated, PropagationSettings
+from selmix.pseudo.voting import VoteSettings, VotingBank
+from selmix.stage2.crossfit import CrossFit
+
+GRAPH_MOST = 50_000  # samples in a graph of neighbours; beyond, the labeled neighbours vote
+
+
+class Witness(Protocol):
+    """A source of class probabilities under the uniform prior; a row of zeros is an abstention."""
+
+    def labeled(self, fold: int, positions: torch.Tensor) -> torch.Tensor:
+        """Return those of labeled samples [m, k], told by all labeled samples outside the fold."""
+        ...
+
+    def pool(self, fold: int, rows: slice) -> torch.Tensor:
+        """Return those of some unlabeled samples [b, k], told likewise; the fold -1 leaves nobody out."""
+        ...
+
+
+class GraphWitness:
+    """Label propagation over labeled samples and the pool."""
+
+    def __init__(self, plan: CrossFit) -> None:
+        labeled, pool = _parts(plan)
+        self._labeled = len(plan.labels)
+        self._uniform = torch.full((plan.num_classes,), 1 / plan.num_classes)
+        self._graph = AffinityGraph(
+            labeled, plan.labels, pool, plan.num_classes, PropagationSettings(), folds=folds_of(plan)
+        )
+        self._propagated: dict[int, Propagated] = {}
+
+    def _without(self, fold: int) -> Propagated:
+        if fold not in self._propagated:
+            self._propagated[fold] = self._graph.propagate(excluded=fold)
+        return self._propagated[fold]
+
+    def labeled(self, fold: int, positions: torch.Tensor) -> torch.Tensor:
+        """Return what has come to labeled samples."""
+        return self._without(fold).probabilities(self._uniform)[positions]
+
+    def pool(self, fold: int, rows: slice) -> torch.Tensor:
+        """Return what has come to unlabeled samples."""
+        shifted = slice(self._labeled + rows.start, self._labeled + rows.stop)
+        return self._without(fold).probabilities(self._uniform, rows=shifted)
+
+
+class VoteWitness:
+    """The vote of the nearest labeled samples."""
+
+    def __init__(self, plan: CrossFit) -> None:
+        labeled, pool = _parts(plan)
+        self._uniform = torch.full((plan.num_classes,), 1 / plan.num_classes)
+        bank = VotingBank(labeled, plan.labels, plan.num_classes, folds=folds_of(plan))
+        self._of_labeled = bank.search(labeled, VoteSettings(), own=torch.arange(len(plan.labels)))
+        self._of_pool = bank.search(pool, VoteSettings())
+
+    def labeled(self, fold: int, positions: torch.Tensor) -> torch.Tensor:
+        """Return the votes on labeled samples."""
+        return self._of_labeled.probabilities(self._uniform, excluded=fold)[positions]
+
+    def pool(self, fold: int, rows: slice) -> torch.Tensor:
+        """Return the votes on unlabeled samples."""
+        return self._of_pool.probabilities(self._uniform, excluded=fold, rows=rows)
+
+
+def share_of_no_class(plan: CrossFit, prior: torch.Tensor) -> float:
+    """Return a lower bound of the pool's share that is of no known class, given the prior [k] of the others.
+
+    The pool's likeness to what is labeled is compared with that of validation samples; those of train may be known to
+    the backbone by heart.
+    """
+    labeled, pool = _parts(plan)
+    bank, nearest = VotingBank(labeled, plan.labels, plan.num_classes), VoteSettings()
+    val = torch.arange(plan.num_train, len(plan.labels))
+    own = likeness(bank.search(pick(plan.features, val), nearest, own=val).similarities)
+    of_pool = likeness(bank.search(pool, nearest).similarities)
+    return share_unlike(own, class_weights(plan.labels[val], prior), of_pool)
+
+
+def folds_of(plan: CrossFit) -> torch.Tensor:
+    """Return the fold of each labeled sample, int64 [n]; -1 for one that is judged by none."""
+    folds = torch.full((len(plan.labels),), -1)
+    for fold, positions in enumerate(plan.judged):
+        folds[positions] = fold
+    return folds
+
+
+def _parts(plan: CrossFit) -> tuple[Rows, Rows]:
+    return pick(plan.features, torch.arange(len(plan.labels))), pick(plan.features, torch.tensor(plan.unlabeled))
