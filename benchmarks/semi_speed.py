@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from selmix.backbones import build_model
 from selmix.data.images import ArrayImages, ImageSplit
 from selmix.ranks import ALONE
+from selmix.semi.fixmatch import FixMatchSettings
 from selmix.semi.loop import train_semi
 from selmix.semi.network import SemiNetwork, Views
 from selmix.semi.settings import SemiSettings
@@ -47,7 +48,7 @@ def main() -> None:
         epochs=TURNS + 1, batch_size=64, learning_rate=0.03, nesterov=True, schedule="cosine_7_16", warmup_epochs=0,
         decay_all=False, average_decay=0.999, precision=words.precision,
     )  # fmt: skip
-    semi = SemiSettings(steps_per_epoch=words.steps)
+    semi = FixMatchSettings(steps_per_epoch=words.steps)
     pixels = np.random.default_rng(0).integers(0, 256, (POOL, 32, 32, 3), dtype=np.uint8)
     norm = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
     split = ImageSplit([str(number) for number in range(POOL)], None, ArrayImages(pixels))

@@ -10,7 +10,8 @@ from pydantic import BaseModel, Field
 from selmix.errors import UsageError, suggestion
 from selmix.faults import STRICT
 from selmix.recipe import build_settings
-from selmix.semi.settings import METHODS, SemiSettings
+from selmix.semi.methods import METHODS
+from selmix.semi.settings import SemiSettings
 from selmix.stage1.autobalance_settings import AutoBalanceSettings
 from selmix.stage1.loss_settings import LOSSES, LdamSettings, SigmoidFocalSettings, SigmoidSettings
 from selmix.stage1.loss_weights import LossSettings
@@ -115,7 +116,7 @@ def train_settings(recipe: TrainRecipe) -> TrainSettings:
             f"[loss] {loss.name} changes the last layer, and [classifier] learns that of start again; drop one"
         )
     if recipe.semi is not None:
-        faults += _beside_semi(recipe, stage1, loss)
+        faults += _beside_semi(recipe, stage1, loss, semi)
     if recipe.search is not None and recipe.autobalance is None:
         faults.append("[search] goes with [autobalance]")
     if stage1 and loss and loss.weights_from >= stage1.epochs:
@@ -130,7 +131,9 @@ def train_settings(recipe: TrainRecipe) -> TrainSettings:
     return TrainSettings(stage1, loss, classifier, search, autobalance, semi)
 
 
-def _beside_semi(recipe: TrainRecipe, stage1: SupervisedSettings | None, loss: LossSettings | None) -> list[str]:
+def _beside_semi(
+    recipe: TrainRecipe, stage1: SupervisedSettings | None, loss: LossSettings | None, semi: SemiSettings | None
+) -> list[str]:
     """Return what does not go with [semi]."""
     faults = [
         f"[semi] does not go with [{name}]; drop one"
@@ -143,6 +146,8 @@ def _beside_semi(recipe: TrainRecipe, stage1: SupervisedSettings | None, loss: L
         faults.append(f"[semi] mixes no images, so mixup_alpha must be 0, got {stage1.mixup_alpha:g}")
     if stage1 and stage1.accumulation > 1:
         faults.append(f"[semi] cuts no batch into parts, so accumulation must be 1, got {stage1.accumulation}")
+    if semi and semi.own_loss and recipe.loss:
+        faults.append(f"[loss] does not go with the method {semi.method}, which has a loss of its own; drop one")
     return faults
 
 

@@ -16,11 +16,13 @@ from selmix.data.assembly import digest_of_images
 from selmix.data.sources import open_images
 from selmix.data.splits_file import write_splits
 from selmix.errors import UsageError
+from selmix.generations import earlier_generations
 from selmix.manifest import write_manifest
 from selmix.ranks import ALONE, Ranks
 from selmix.searching import in_cells, searched_loss
 from selmix.seeding import derived_seed, torch_generator
-from selmix.semi_training import Records, begin_semi, check_pool
+from selmix.semi.crest import CrestSettings
+from selmix.semi_training import Records, begin_semi, check_splits
 from selmix.stage1.classifier import exported_state, prepare_classifier
 from selmix.stage1.images import TrainingImages
 from selmix.stage1.objective import Objective
@@ -86,7 +88,7 @@ def train_backbone(
             f"classes of {recipe.data}; let start name a backbone that has, or set classifier.head_start=random"
         )
     if settings.semi is not None:
-        check_pool(data, recipe.data)
+        check_splits(data, recipe, settings.semi)
     mean, std = start.mean, start.std
     if mean is None or std is None:
         measured = channel_statistics(data.splits["train"], size=recipe.input_size)
@@ -115,8 +117,11 @@ def _train(job: Job, settings: TrainSettings, out: Path) -> Job:
     elif recipe.val_fraction is not None:
         logger.info(f"val_fraction = {recipe.val_fraction} is not used: the data have a val")
     if settings.autobalance is None or settings.search is None:
-        objective = settings.loss.objective(job.class_counts)
-        train: TrainingImages = job.images("train", settings.stage1, augment=True)
+        taught = job
+        if isinstance(settings.semi, CrestSettings):
+            taught = earlier_generations(job, out, settings.stage1, settings.loss, settings.semi)
+        objective = settings.loss.objective(taught.class_counts)
+        train: TrainingImages = taught.images("train", settings.stage1, augment=True)
     else:
         tables = searched_loss(job, out, settings.autobalance, settings.search)
         objective = tables.objective()
@@ -127,7 +132,8 @@ def _train(job: Job, settings: TrainSettings, out: Path) -> Job:
     val = job.images("val", settings.stage1, augment=False) if "val" in job.data.splits else None
     epoch_images = len(job.data.splits["train"].ids)
     if settings.semi is not None:
-        state, records = begin_semi(job, train, objective, settings.stage1, settings.semi, val)
+        generation = settings.semi.generations - 1 if isinstance(settings.semi, CrestSettings) else 0
+        state, records = begin_semi(job, train, objective, settings.stage1, settings.semi, val, generation=generation)
         epoch_images = settings.semi.images(settings.stage1)
     else:
         state, records = _begin_supervised(job, train, objective, settings)

@@ -17,6 +17,7 @@ from selmix.stage1.state import TrainingState
 CHECKPOINT, LOG, RECIPE, MANIFEST = "checkpoint.pt", "metrics.jsonl", "recipe.toml", "manifest.json"
 SPLITS_FILE = "splits.json"
 SEARCH, LOSS, TENSORBOARD = "search", "loss.json", "tensorboard"
+GENERATIONS, PSEUDO_LABELS = "generations", "pseudo_labels.safetensors"
 LAST, BEST, MODEL = "last.safetensors", "best.safetensors", "model.safetensors"
 
 
@@ -54,7 +55,7 @@ def training_folder(out: Path, request: dict[str, Any], *, resume: bool) -> Iter
         if not unfinished and not any(any(out.glob(f"**/{name}")) for name in (CHECKPOINT, LOSS)):
             for name in (RECIPE, SPLITS_FILE, LOG, BEST, LAST, MODEL):
                 (out / name).unlink(missing_ok=True)
-            for name in (SEARCH, TENSORBOARD):
+            for name in (SEARCH, GENERATIONS, TENSORBOARD):
                 shutil.rmtree(out / name, ignore_errors=True)
             if not there and not any(out.iterdir()):
                 out.rmdir()

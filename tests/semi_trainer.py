@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from two_trainers import WideImages
 
 from selmix.ranks import ALONE, Ranks, join_ranks
-from selmix.semi.fixmatch import FixMatch
+from selmix.semi.fixmatch import FixMatch, FixMatchSettings
 from selmix.semi.loop import train_semi
 from selmix.semi.method import EpochEnd, Method, Step
 from selmix.semi.network import SemiNetwork
@@ -119,7 +119,7 @@ def begin(
     **changes: object,
 ) -> tuple[TrainingState, SupervisedSettings]:
     """Return the state before the first step, in float64, and the settings of the loop."""
-    settings, semi = SupervisedSettings(**SETTINGS | changes), semi or SemiSettings(**SEMI)
+    settings, semi = SupervisedSettings(**SETTINGS | changes), semi or FixMatchSettings(**SEMI)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         method: Method = kind(
@@ -135,7 +135,7 @@ def train(checkpoint: Path) -> TrainingState:
     if checkpoint.is_file():
         state.load(checkpoint)
     labeled, val = images(11, 0, 1), images(9, 2, None)
-    for _ in train_semi(state, labeled, pool(padding=1), settings, SemiSettings(**SEMI), seed=7, val=val):
+    for _ in train_semi(state, labeled, pool(padding=1), settings, FixMatchSettings(**SEMI), seed=7, val=val):
         state.save(checkpoint, {})
     return state
 
@@ -146,7 +146,9 @@ def several(folder: Path, ranks: Ranks = ALONE) -> None:
     for name, kind in (("plain", FixMatch), ("eager", Eager)):
         state, settings = begin(kind, epochs=2)
         labeled, val = images(11, 0, 1), images(9, 2, None)
-        run = train_semi(state, labeled, pool(padding=1), settings, SemiSettings(**SEMI), seed=3, val=val, ranks=ranks)
+        run = train_semi(
+            state, labeled, pool(padding=1), settings, FixMatchSettings(**SEMI), seed=3, val=val, ranks=ranks
+        )
         said[name] = list(run)
         said[name].append(validate(state.kept, val, ranks=ranks))
         tensors = {"model": state.model.state_dict(), "kept": state.kept.state_dict()}

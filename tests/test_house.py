@@ -49,6 +49,7 @@ FLOORS = [
         "extraction",
         "figures",
         "finetuning",
+        "generations",
         "manifest",
         "pipeline",
         "preparation",

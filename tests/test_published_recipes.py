@@ -14,7 +14,11 @@ from selmix.data.sources import open_images
 from selmix.data.spec import DataSpec, load_data_spec
 from selmix.losses.class_balanced import class_balanced_weights
 from selmix.recipe import FinetuneRecipe, build_settings, load_recipe, refine_settings
-from selmix.semi.settings import SemiSettings
+from selmix.semi.abc import AbcSettings
+from selmix.semi.crest import CrestSettings
+from selmix.semi.csst import CsstSettings
+from selmix.semi.daso import DasoSettings
+from selmix.semi.fixmatch import FixMatchSettings
 from selmix.stage1.autobalance import loss_learning_rate
 from selmix.stage1.autobalance_settings import AutoBalanceSettings
 from selmix.stage1.loss_settings import CrossEntropySettings, LogitAdjustmentSettings
@@ -145,9 +149,32 @@ PUBLISHED = {
 
 # of learning from unlabeled images: the loss of the labeled ones, and the method
 SEMI = {
-    "fixmatch": (CrossEntropySettings(), SemiSettings(unlabeled_ratio=2, threshold=0.95, unlabeled_weight=1.0)),
-    "fixmatch_la": (LogitAdjustmentSettings(tau=1.0), SemiSettings(unlabeled_ratio=2, threshold=0.95)),
-}
+    "fixmatch": (CrossEntropySettings(), FixMatchSettings(unlabeled_ratio=2, threshold=0.95, unlabeled_weight=1.0)),
+    "fixmatch_la": (LogitAdjustmentSettings(tau=1.0), FixMatchSettings(unlabeled_ratio=2, threshold=0.95)),
+    "abc": (CrossEntropySettings(), AbcSettings(unlabeled_ratio=2, threshold=0.95, pseudo_labels="soft")),
+    "daso": (
+        CrossEntropySettings(),
+        DasoSettings(
+            unlabeled_ratio=2, threshold=0.95, queue_size=256, similarity_temperature=0.05,
+            distribution_temperature=1.5, distribution_steps=100, alignment_weight=1.0, warmup_steps=5000,
+        ),
+    ),
+    "crest_plus": (
+        CrossEntropySettings(),
+        CrestSettings(unlabeled_ratio=1, threshold=0.95, generations=6, quota=3.0, least_power=0.5),
+    ),
+    **{
+        f"csst_{goal}": (
+            CrossEntropySettings(),
+            CsstSettings(
+                unlabeled_ratio=4, goal=goal, coverage_floor=0.95, multiplier_rate=0.1, divergence=0.05,
+            ),
+        )
+        for goal in ("min_recall", "coverage")
+    },
+}  # fmt: skip
+# steps of one training
+SEMI_STEPS = {"abc": 2**18, "daso": 2**18, "crest_plus": 64 * 1024}
 
 
 def opened(name: str) -> tuple[TrainRecipe, TrainSettings]:
@@ -206,11 +233,12 @@ def test_the_settings_of_semi_supervised_learning_are_the_published_ones(name):
     loop = settings.stage1
     assert recipe.architecture == "wrn_28_2"
     assert (settings.loss, settings.semi) == SEMI[name]
-    assert loop.epochs * settings.semi.steps_per_epoch == 2**20
+    assert loop.epochs * settings.semi.steps_per_epoch == SEMI_STEPS.get(name, 2**20)
     assert (loop.batch_size, loop.momentum, loop.nesterov, loop.average_decay) == (64, 0.9, True, 0.999)
     assert (loop.weight_decay, loop.decay_all, loop.mixup_alpha, loop.crop_padding) == (5e-4, False, 0.0, 4)
     # 0.03 cos(7 pi t / 16 T): 7/16 of half a turn are 78.75 degrees, and 3/4 of that 59.0625
-    rates = [learning_rate(loop, epoch=epoch, step=1023, steps_per_epoch=1024) for epoch in (767, 1023)]
+    ends = (loop.epochs * 3 // 4 - 1, loop.epochs - 1)
+    rates = [learning_rate(loop, epoch=epoch, step=1023, steps_per_epoch=1024) for epoch in ends]
     assert rates == pytest.approx([0.03 * 0.514103, 0.03 * 0.195090], rel=1e-5)
     assert learning_rate(loop, epoch=0, step=0, steps_per_epoch=1024) == pytest.approx(0.03)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import semi_methods
 import semi_trainer
 import torch
 from killed_trainer import tensors
@@ -16,12 +17,11 @@ from torch import nn
 
 from selmix.errors import DivergedError, UsageError
 from selmix.ranks import Ranks
-from selmix.semi.fixmatch import FixMatch
+from selmix.semi.fixmatch import FixMatch, FixMatchSettings
 from selmix.semi.loop import semi_batches, train_semi
 from selmix.semi.method import Outputs, Step
 from selmix.semi.network import SemiNetwork
 from selmix.semi.plan import plan_semi_epoch
-from selmix.semi.settings import SemiSettings
 from selmix.semi.views import PoolImages
 from selmix.stage1.classifier import exported_state
 from selmix.stage1.loss_settings import LogitAdjustmentSettings
@@ -45,7 +45,7 @@ def cross_entropies(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def test_steps_average_and_figures_by_hand():
-    semi = SemiSettings(**SEMI)
+    semi = FixMatchSettings(**SEMI)
     state, settings = begin(objective=adjusted())
     labeled, unlabeled = images(11, 0, 0), pool()
     oracle = begin()[0].model.backbone.train()
@@ -104,7 +104,7 @@ def test_steps_average_and_figures_by_hand():
 @pytest.mark.parametrize("weight", [0.0, 0.7])
 def test_without_pseudo_labels_it_is_supervised_training(monkeypatch, weight):
     # above 1 no prediction is confident enough; at a weight of 0 all may be
-    semi = SemiSettings(steps_per_epoch=4, threshold=1.5 if weight else 0.0, unlabeled_weight=weight)
+    semi = FixMatchSettings(steps_per_epoch=4, threshold=1.5 if weight else 0.0, unlabeled_weight=weight)
     labeled = images(11, 0, 1)
     (own, settings), (other, _) = (begin(objective=adjusted(), semi=semi, norm=False, crop_padding=1) for _ in range(2))
     records = list(train_semi(own, labeled, pool(), settings, semi, seed=5))
@@ -180,7 +180,7 @@ def test_the_loss_is_in_full_precision(monkeypatch, precision):
 
     monkeypatch.setattr(FixMatch, "share", noted)
     state, settings = begin(precision=precision, epochs=1)
-    (record,) = train_semi(state, images(11, 0, 1), pool(), settings, SemiSettings(**SEMI), seed=5)
+    (record,) = train_semi(state, images(11, 0, 1), pool(), settings, FixMatchSettings(**SEMI), seed=5)
     assert seen == [{torch.float64}] * 4
     assert math.isfinite(record["loss"])
 
@@ -188,7 +188,7 @@ def test_the_loss_is_in_full_precision(monkeypatch, precision):
 def test_a_loss_that_is_not_finite_ends_the_epoch_soon():
     state, settings = begin(learning_rate=1e200)
     advanced = []
-    semi = SemiSettings(**SEMI | {"steps_per_epoch": 130})
+    semi = FixMatchSettings(**SEMI | {"steps_per_epoch": 130})
     with pytest.raises(DivergedError, match=r"the loss of epoch 1, step \d is not finite"):
         list(train_semi(state, images(11, 0, 1), pool(), settings, semi, seed=5, advance=advanced.append))
     assert len(advanced) <= 50
@@ -198,7 +198,7 @@ def test_a_loss_that_is_not_finite_ends_the_epoch_soon():
 def test_what_a_method_is_told_of_a_step(monkeypatch):
     told = []
     state, settings = begin(epochs=2, objective=adjusted())
-    semi, labeled = SemiSettings(**SEMI), images(11, 0, None)
+    semi, labeled = FixMatchSettings(**SEMI), images(11, 0, None)
     share = FixMatch.share
 
     def noted(self, step):
@@ -231,7 +231,7 @@ class Asked:
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_each_process_has_its_rows_of_both_views(count):
-    settings, semi = SupervisedSettings(batch_size=5), SemiSettings(steps_per_epoch=4)
+    settings, semi = SupervisedSettings(batch_size=5), FixMatchSettings(steps_per_epoch=4)
     labeled, unlabeled = Asked(torch.arange(11) % 3), Asked(torch.full((17,), -1))
     plan = plan_semi_epoch(labeled.labels, 17, settings, semi, epoch=0, seed=5)
     every = [
@@ -252,7 +252,7 @@ def test_each_process_has_its_rows_of_both_views(count):
 def test_the_head_of_a_method_is_what_is_judged_and_kept():
     state, settings = begin(Eager, epochs=1)
     val = images(9, 2, None)
-    list(train_semi(state, images(11, 0, 1), pool(), settings, SemiSettings(**SEMI), seed=5, val=val))
+    list(train_semi(state, images(11, 0, 1), pool(), settings, FixMatchSettings(**SEMI), seed=5, val=val))
     network = state.kept
     inputs = next(val.loads([(torch.arange(9), torch.zeros(9, dtype=torch.int64))]))
     plain = semi_trainer.TinyNet().double().eval()
@@ -298,11 +298,26 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_stopped(tmp_path, monk
 def folders(tmp_path_factory):
     """Return the folders in which one process, this one, and two have trained the same."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    semi_trainer.several(one)
-    command = [*TORCHRUN, semi_trainer.__file__, two]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=ENVIRONMENT)
+    semi_methods.several(one)
+    command = [*TORCHRUN, semi_methods.__file__, two]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=ENVIRONMENT)
     assert finished.returncode == 0, finished.stderr
     return one, two
+
+
+@pytest.mark.parametrize("name", semi_methods.ALIKE)
+def test_two_processes_come_to_the_weights_and_memories_of_one_by_every_method(folders, name):
+    alone, *both = (
+        torch.load(folder / f"{name}{rank}.pt", weights_only=True)
+        for folder, rank in ((folders[0], 0), (folders[1], 0), (folders[1], 1))
+    )
+    for own in both:
+        assert own["loss"] == pytest.approx(alone["loss"], rel=1e-9)
+        assert torch.equal(own.get("chosen", torch.zeros(0)), alone.get("chosen", torch.zeros(0)))
+        for which in ("model", "kept"):
+            for key, tensor in alone[which].items():
+                torch.testing.assert_close(own[which][key], tensor, rtol=1e-9, atol=1e-9)
+                assert torch.equal(own[which][key], both[0][which][key])
 
 
 @pytest.mark.parametrize("name", ["plain", "eager"])

@@ -4,15 +4,15 @@ import pytest
 import torch
 from scipy import stats
 
+from selmix.semi.fixmatch import FixMatchSettings
 from selmix.semi.plan import plan_semi_epoch
-from selmix.semi.settings import SemiSettings
 from selmix.stage1.settings import SupervisedSettings
 
 
 def planned(labels=13, pool=29, *, epoch=0, seed=0, ratio=2, steps=7, batch=4, **settings):
     own = torch.arange(labels) % 3 if isinstance(labels, int) else labels
     loop = SupervisedSettings(batch_size=batch, **settings)
-    semi = SemiSettings(unlabeled_ratio=ratio, steps_per_epoch=steps)
+    semi = FixMatchSettings(unlabeled_ratio=ratio, steps_per_epoch=steps)
     return plan_semi_epoch(own, pool, loop, semi, epoch=epoch, seed=seed)
 
 

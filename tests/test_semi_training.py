@@ -14,8 +14,8 @@ from selmix.backbones import load_backbone_folder
 from selmix.commands import app
 from selmix.data.images import ImageData
 from selmix.recipe import load_recipe
-from selmix.semi.fixmatch import FixMatch
-from selmix.semi.settings import METHODS, SemiSettings
+from selmix.semi.fixmatch import FixMatch, FixMatchSettings
+from selmix.semi.methods import METHODS
 from selmix.train_recipe import TrainRecipe, semi_settings
 from selmix.training import train_backbone
 
@@ -53,9 +53,9 @@ def data(monkeypatch):
     return data
 
 
-def train(tmp_path, out, *more):
+def train(tmp_path, out, *more, drop_threshold=False):
     recipe = tmp_path / "tiny.toml"
-    recipe.write_text(RECIPE)
+    recipe.write_text(RECIPE.replace("threshold = 0.2", "") if drop_threshold else RECIPE)
     return CliRunner().invoke(app, ["train", str(recipe), "--out", str(tmp_path / out), *more])
 
 
@@ -185,7 +185,7 @@ def test_a_method_that_learns_from_the_average_needs_one(data, tmp_path, monkeyp
             seen.append((ended.epoch, int(ended.confusion().sum())))
 
     seen = []
-    monkeypatch.setattr("selmix.semi.settings.FixMatch", Looking)
+    monkeypatch.setattr("selmix.semi.fixmatch.FixMatch", Looking)
     result = train(tmp_path, "a", "stage1.average_decay=0")
     assert result.exit_code == 2
     assert "set stage1.average_decay, e.g. to 0.999" in " ".join(result.stderr.split())
@@ -195,5 +195,5 @@ def test_a_method_that_learns_from_the_average_needs_one(data, tmp_path, monkeyp
 
 
 def test_a_table_without_keys_is_fixmatch():
-    assert semi_settings({}) == SemiSettings()
+    assert semi_settings({}) == FixMatchSettings()
     assert all(kind.method == name for name, kind in METHODS.items())

@@ -146,6 +146,41 @@ class ImageSubset:
         return self.source.digest(int(self.positions[position]))
 
 
+@dataclass(frozen=True)
+class JoinedImages:
+    """The images of one source, and after them those of another.
+
+    Attributes:
+        first: one source.
+        second: the other.
+    """
+
+    first: ImageSource
+    second: ImageSource
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def open(self, position: int) -> Image.Image:
+        """Return an RGB image."""
+        source, own = self._place(position)
+        return source.open(own)
+
+    def stamp(self, position: int) -> Stamp | None:
+        """Return the stamp that its source gives."""
+        source, own = self._place(position)
+        return source.stamp(own)
+
+    def digest(self, position: int) -> str:
+        """Return the digest that its source gives."""
+        source, own = self._place(position)
+        return source.digest(own)
+
+    def _place(self, position: int) -> tuple[ImageSource, int]:
+        beyond = position - len(self.first)
+        return (self.first, position) if beyond < 0 else (self.second, beyond)
+
+
 def origin_of(images: ImageSource, position: int) -> tuple[ImageSource, int]:
     """Return the source that holds an image, and its position there, through all subsets."""
     while isinstance(images, ImageSubset):

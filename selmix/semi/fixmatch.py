@@ -1,10 +1,44 @@
 """FixMatch: the network's own confident predictions on weak views are labels of the strong ones."""
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch.nn import functional as F
 
 from selmix.semi.method import Method, Step
+from selmix.semi.settings import Beginning, SemiSettings
 from selmix.stage1.objective import Objective
+
+
+@dataclass(frozen=True)
+class ThresholdSettings(SemiSettings):
+    """What FixMatch and all methods around it have in common.
+
+    Attributes:
+        threshold: least confidence of a pseudo-label that is used.
+    """
+
+    threshold: float = 0.95
+
+    def rules(self) -> dict[str, tuple[str, bool]]:
+        """Return what the values must be."""
+        return {"threshold": (">= 0", self.threshold >= 0)}
+
+    def fixmatch(self, objective: Objective) -> "FixMatch":
+        """Return FixMatch, by itself or for another method to build on."""
+        return FixMatch(objective, threshold=self.threshold, unlabeled_weight=self.unlabeled_weight)
+
+
+@dataclass(frozen=True)
+class FixMatchSettings(ThresholdSettings):
+    """FixMatch by itself."""
+
+    method: Literal["fixmatch"] = "fixmatch"
+
+    def begin(self, objective: Objective, beginning: Beginning) -> Method:
+        """Return the method before its first step."""
+        return self.fixmatch(objective)
 
 
 class FixMatch(Method):
@@ -28,8 +62,12 @@ class FixMatch(Method):
 
     def share(self, step: Step) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return this process's share of the loss, of its two parts, and of the pseudo-labels that are used."""
+        return self.learn_from(step, step.weak.logits.softmax(1))
+
+    def learn_from(self, step: Step, probabilities: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the same with other probabilities p, [m', k] without gradient."""
         labeled = self.objective.share(step.labeled.logits, step.labels, step.rows, epoch=step.epoch)
-        confidence, pseudo_labels = step.weak.logits.softmax(1).max(1)
+        confidence, pseudo_labels = probabilities.max(1)
         used = confidence >= self.threshold
         losses = F.cross_entropy(step.strong.logits, pseudo_labels, reduction="none")
         unlabeled = (used * losses).sum() / step.pool_batch

@@ -72,6 +72,11 @@ class PoolImages:
         return len(self.weak.labels)
 
 
+def without_labels(split: ImageSplit) -> ImageSplit:
+    """Return images with -1 for each label, whether they have labels or not."""
+    return replace(split, labels=np.full(len(split.ids), -1))
+
+
 def pool_images(
     split: ImageSplit,
     *,
@@ -100,7 +105,7 @@ def pool_images(
     Raises:
         DataError: if an image cannot be read.
     """
-    blind = replace(split, labels=np.full(len(split.ids), -1))
+    blind = without_labels(split)
     if workers is None:
         workers = default_workers(len(split.ids), processes=processes)
     pixels = pixels or Resized(size)
