@@ -57,6 +57,10 @@ def workplace(tmp_path_factory):
             for index in range(count):
                 pixels = rng.normal(brightness, 60, size=(32, 32, 3)).clip(0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / "my_images" / split / name / f"{index:03}.jpg")
+    (folder / "more_images").mkdir()
+    for index in range(10):
+        pixels = rng.normal(80 + 10 * index, 60, size=(32, 32, 3)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "more_images" / f"{index:03}.jpg")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         safetensors.torch.save_file(timm.create_model("resnet18").state_dict(), folder / "resnet18.safetensors")
