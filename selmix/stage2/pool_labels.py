@@ -77,7 +77,9 @@ class PoolLabeler:
     def label(self, weights: torch.Tensor) -> PoolLabels:
         """Return the pseudo-labels, given the encoded heads [h, k, d + 1].
 
-        Every head is told by sources, weighed and corrected to a prior, that know nothing of the labels that it judges.
+        No source that a head listens to knows the labels that it judges, and it is by others that sources are weighed
+        and the prior is estimated. (What sources say of these others they have learnt from all but one fold, so a trace
+        remains in those few numbers; as it does in what the evidence is worth and in the guard, which are everybody's.)
         """
         scores = self._judged(weights)
         passed, of_head = torch.full_like(self._labels, -1), []
