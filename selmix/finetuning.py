@@ -17,7 +17,7 @@ from selmix.features.extract import Track
 from selmix.features.labeled import FeatureData
 from selmix.metrics import Metric, MetricContext, parse_metric
 from selmix.pipeline import tune
-from selmix.pseudo.settings import PseudoSettings
+from selmix.pseudo.settings import ASKS_NEIGHBOURS, PseudoSettings
 from selmix.ranks import ALONE, Ranks
 from selmix.recipe import FinetuneRecipe, pseudo_settings, refine_settings
 from selmix.result import describe
@@ -128,7 +128,12 @@ def check_request(recipe: FinetuneRecipe, ranks: Ranks = ALONE) -> None:
     for text in recipe.subject_to:
         parse_constraint(text)
     refine_settings(recipe.stage2)
-    pseudo_settings(recipe.pseudo)
+    source = pseudo_settings(recipe.pseudo).source
+    if source in ASKS_NEIGHBOURS and ranks.count > 1:
+        raise UsageError(
+            f"pseudo.source={source} asks neighbours, which works in one process, and torchrun started {ranks.count}; "
+            "take corrected or head"
+        )
 
 
 def _prepare(recipe: FinetuneRecipe, device: torch.device, track: Track | None, ranks: Ranks) -> _Job:

@@ -155,7 +155,7 @@ def _tune(
     pool = None
     if uses_pool:
         pool = try_pool(plan, starts["balanced"], metric, settings, pseudo, class_names=data.class_names, seed=seed)
-        if pool.helps and pool.heads is not None and settings.start == "best":
+        if pool.helps and pool.heads is not None and settings.start == "best" and start == "balanced":
             start, starts["pseudo_labeled"] = "pseudo_labeled", pool.heads
     refined = refine(
         starts[start],

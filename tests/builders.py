@@ -12,7 +12,8 @@ from PIL import Image
 from selmix.backbones import build_model
 from selmix.checkpoints import file_digest, save_tensors
 from selmix.data.images import ArrayImages, ImageSplit
-from selmix.features.labeled import LabeledFeatures
+from selmix.features.labeled import LabeledFeatures, UnlabeledFeatures
+from selmix.heads import LinearHead
 from selmix.metrics import METRICS, Metric
 from selmix.stage2 import refine as refine_module
 from selmix.stage2.crossfit import CrossFit
@@ -45,6 +46,31 @@ def cross_fit(splits: dict[str, LabeledFeatures], folds: int = 3, *, seed: int =
     num_classes = int(splits["train"].labels.max()) + 1
     generator = torch.Generator().manual_seed(seed)
     return CrossFit.plan(splits["train"], splits["val"], num_classes, folds=folds, generator=generator)
+
+
+def pooled(
+    splits: dict[str, LabeledFeatures], counts: list[int], folds: int = 3, *, seed: int = 0
+) -> tuple[CrossFit, torch.Tensor]:
+    """Return the plan of train and val with a pool, the first `counts` of each class of test, and its true classes."""
+    pool, num_classes = pool_of(splits["test"], counts), int(splits["train"].labels.max()) + 1
+    generator = torch.Generator().manual_seed(seed)
+    plan = CrossFit.plan(
+        splits["train"], splits["val"], num_classes, folds=folds, generator=generator, unlabeled=pool
+    )
+    return plan, pool.audit
+
+
+def pool_of(split: LabeledFeatures, counts: list[int]) -> UnlabeledFeatures:
+    """Return the first so many samples of each class as a pool, with audit labels."""
+    chosen = torch.cat([(split.labels == label).nonzero()[:count, 0] for label, count in enumerate(counts)])
+    return UnlabeledFeatures(split.features[chosen], audit=split.labels[chosen])
+
+
+def nearest_mean_heads(plan: CrossFit, split: LabeledFeatures) -> torch.Tensor:
+    """Return the same encoded head for each head of the plan: the class means of a split, for spherical classes."""
+    means = torch.stack([split.features[split.labels == label].mean(0) for label in range(plan.num_classes)])
+    head = plan.pool.space.encode_head(LinearHead(means, -means.square().sum(1) / 2))
+    return head.expand(len(plan.members), -1, -1).clone()
 
 
 def without_feedback(monkeypatch) -> Metric:

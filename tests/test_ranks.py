@@ -85,7 +85,9 @@ def test_heads_are_retrained_to_those_of_one_process(views):
     settings = RetrainSettings(steps=60, smoothing=0.2)
 
     def trained(part: LabeledFeatures, own_views: torch.Tensor, ranks: Ranks = ALONE) -> LinearHead:
-        pool = Pool(part.features, own_views.flatten(0, 1), 3, ranks) if views else Pool(part.features, ranks=ranks)
+        pool = Pool(part.features, ranks=ranks)
+        if views:
+            pool = replace(pool, views=own_views.flatten(0, 1), num_views=3, viewed=[range(len(part.labels))])
         members = [members_of(part.labels, 3, ranks=ranks)]
         (head,) = retrain_heads(pool, members, sampling_power=0, settings=settings, generator=generator())
         return head

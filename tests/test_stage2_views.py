@@ -136,5 +136,5 @@ def test_ranks_draw_the_versions_of_one_process():
         own = ClassMembers.from_labels(plan.labels, 3)
         return drawn(plan.pool, own.among_others(*ranks.shares(own.counts)))
 
-    whole = Pool(StackedRows([TRAIN.features]), VIEWS, 2)
+    whole = Pool(StackedRows([TRAIN.features]), VIEWS, 2, [range(48)])
     assert torch.equal(sum(in_ranks(3, work)), drawn(whole, everything))

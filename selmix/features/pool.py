@@ -32,6 +32,10 @@ class Pool:
     ranks: Ranks = ALONE
     spanning: Rows | None = None
 
+    def __post_init__(self) -> None:
+        """Views are of somebody."""
+        assert (self.views is None) == (not self.viewed)
+
     @property
     def width(self) -> int:
         """Return d."""

@@ -36,6 +36,16 @@ class Opinion:
         """Return float64 logits [m, k], given the log-probabilities [m, k] of every source."""
         return self.bias + sum(a * own.double() for a, own in zip(self.sharpness, scores, strict=True))
 
+    def probabilities(self, scores: Sequence[torch.Tensor], prior: torch.Tensor) -> torch.Tensor:
+        """Return float32 probabilities [m, k] under a class prior [k]; zeros where all sources abstain."""
+        told = torch.stack([own.any(1) for own in scores]).any(0)
+        return torch.where(told[:, None], (self.logits(scores) + prior.log()).softmax(1), 0).float()
+
+    def said(self, scores: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the most likely class under the uniform prior, int64 [m]; -1 where all sources abstain."""
+        told = torch.stack([own.any(1) for own in scores]).any(0)
+        return torch.where(told, self.logits(scores).argmax(1), -1)
+
 
 def log_scores(probabilities: torch.Tensor) -> torch.Tensor:
     """Return log-probabilities [m, k] that rule nothing out; an abstention, a row of zeros, prefers no class."""

@@ -132,12 +132,12 @@ class Propagated:
     def __len__(self) -> int:
         return len(self.shares)
 
-    def probabilities(self, prior: torch.Tensor, *, rows: slice = slice(None)) -> torch.Tensor:
+    def probabilities(self, prior: torch.Tensor, *, rows: slice | torch.Tensor = slice(None)) -> torch.Tensor:
         """Return the probabilities of some samples, float32 [b, k]; zeros where nothing has come from anybody.
 
         Args:
             prior: [k], of the pool.
-            rows: of the labeled samples and the pool, b; blocks bound the memory.
+            rows: of the labeled samples and the pool, b, maybe by position; blocks bound the memory.
         """
         classes = self.classes[rows].long()
         weighed = self.shares[rows].double() * prior.double()[classes]

@@ -7,6 +7,7 @@ from selmix.errors import check_settings
 from selmix.pseudo.selection import Selection
 
 Source = Literal["auto", "head", "corrected", "neighbours", "propagation", "agreement"]
+ASKS_NEIGHBOURS = ("neighbours", "propagation", "agreement")
 Draws = Literal["partner", "both"]
 
 

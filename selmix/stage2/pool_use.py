@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from selmix.confusion import confusion_counts, joint_confusion
-from selmix.features.rows import gather
 from selmix.heads import LinearHead
 from selmix.metrics import Metric
+from selmix.predictions import predict
 from selmix.pseudo.settings import PseudoSettings
 from selmix.seeding import torch_generator
 from selmix.stage2.crossfit import CrossFit
@@ -70,9 +70,6 @@ def try_pool(
         pseudo: of pseudo-labels.
         class_names: for the log.
         seed: of evidence and retraining.
-
-    Raises:
-        UsageError: if several processes are to ask neighbours.
     """
     space, ranks = plan.pool.space, plan.ranks
     weights = ranks.first(torch.stack([space.encode_head(head) for head in labeled]))
@@ -119,7 +116,7 @@ def room(plan: CrossFit, heads: list[LinearHead], metric: Metric) -> float:
     """
     rows = plan.ranks.gathered(plan.rows[plan.num_train :])
     val = torch.arange(plan.num_train, len(plan.labels))
-    learnt = plan.ranks.gathered(heads[-1].logits(gather(plan.features, val)).argmax(1))
+    learnt = predict(heads[-1], plan.features, positions=val).gathered(plan.ranks).classes
     after, before = (
         float(metric(joint_confusion(confusion_counts(rows, classes, plan.num_classes, groups=plan.groups))))
         for classes in (learnt, plan.val_predictions(heads).classes)

@@ -22,7 +22,7 @@ class Witness(Protocol):
         ...
 
     def pool(self, fold: int, rows: slice) -> torch.Tensor:
-        """Return those of some unlabeled samples [b, k], told likewise; the fold -1 leaves nobody out."""
+        """Return those of some unlabeled samples [b, k], told likewise; a fold of nobody leaves nobody out."""
         ...
 
 
@@ -45,7 +45,7 @@ class GraphWitness:
 
     def labeled(self, fold: int, positions: torch.Tensor) -> torch.Tensor:
         """Return what has come to labeled samples."""
-        return self._without(fold).probabilities(self._uniform)[positions]
+        return self._without(fold).probabilities(self._uniform, rows=positions)
 
     def pool(self, fold: int, rows: slice) -> torch.Tensor:
         """Return what has come to unlabeled samples."""
@@ -59,14 +59,16 @@ class VoteWitness:
     def __init__(self, plan: CrossFit) -> None:
         labeled, pool = _parts(plan)
         self._uniform = torch.full((plan.num_classes,), 1 / plan.num_classes)
-        kind = _kind(labeled, pool)
-        bank = VotingBank(labeled, plan.labels, plan.num_classes, folds=folds_of(plan), kind=kind)
-        self._of_labeled = bank.search(labeled, VoteSettings(), own=torch.arange(len(plan.labels)))
-        self._of_pool = bank.search(pool, VoteSettings())
+        self._labeled = labeled
+        self._bank = VotingBank(
+            labeled, plan.labels, plan.num_classes, folds=folds_of(plan), kind=_kind(labeled, pool)
+        )
+        self._of_pool = self._bank.search(pool, VoteSettings())
 
     def labeled(self, fold: int, positions: torch.Tensor) -> torch.Tensor:
         """Return the votes on labeled samples."""
-        return self._of_labeled.probabilities(self._uniform, excluded=fold)[positions]
+        votes = self._bank.search(pick(self._labeled, positions), VoteSettings(), own=positions)
+        return votes.probabilities(self._uniform, excluded=fold)
 
     def pool(self, fold: int, rows: slice) -> torch.Tensor:
         """Return the votes on unlabeled samples."""
@@ -101,4 +103,5 @@ def folds_of(plan: CrossFit) -> torch.Tensor:
 
 
 def _parts(plan: CrossFit) -> tuple[Rows, Rows]:
-    return pick(plan.features, torch.arange(len(plan.labels))), pick(plan.features, torch.tensor(plan.unlabeled))
+    pool = torch.arange(plan.unlabeled.start, plan.unlabeled.stop)
+    return pick(plan.features, torch.arange(len(plan.labels))), pick(plan.features, pool)
