@@ -34,6 +34,7 @@ class PoolLabels:
         precision: of what is selected.
         trusted: bool [k], classes whose pseudo-labels are precise enough to be used.
         opinion: how the sources were weighed.
+        weight: [k, d + 1], the last head as it was then: `PoolLabeler.told` of it says what each source says.
     """
 
     of_head: list[torch.Tensor]
@@ -44,6 +45,7 @@ class PoolLabels:
     precision: Precision
     trusted: torch.Tensor
     opinion: Opinion
+    weight: torch.Tensor
 
 
 class PoolLabeler:
@@ -101,7 +103,17 @@ class PoolLabeler:
         precision = pseudo_precision(self._labels, passed, view.prior, weights=self.evidence.weights)
         trusted = (precision.estimate >= self.settings.bound) & (precision.evidence > 0)
         of_head = [torch.where((classes >= 0) & trusted[classes], classes, -1) for classes in of_head]
-        return PoolLabels(of_head, found, view.confusion, view.predicted, view.prior, precision, trusted, view.opinion)
+        return PoolLabels(
+            of_head,
+            found,
+            view.confusion,
+            view.predicted,
+            view.prior,
+            precision,
+            trusted,
+            view.opinion,
+            weight=weights[last].clone(),
+        )
 
     def _view(self, scores: list[torch.Tensor], known: torch.Tensor, weight: torch.Tensor, fold: int) -> "_View":
         """Weigh the sources by the labeled samples that are `known`, and estimate the prior of the pool with them."""
@@ -124,7 +136,7 @@ class PoolLabeler:
         return found, select(found, self.settings, class_counts=self.plan.class_counts, prior=prior)
 
     def told(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return what each source by itself takes the pool for, int64 [u], -1 if it abstains; by one head [k, d + 1]."""
+        """Return what each source by itself takes the pool for, int64 [u], -1 if it abstains; by a head [k, d + 1]."""
         parts: dict[str, list[torch.Tensor]] = {}
         for rows, features in row_blocks(self._rows):
             if self._asks_head:
