@@ -39,7 +39,7 @@ SETTINGS = RefineSettings(steps=50, start_steps=50, folds=3)
 
 def pooled(*, seed=0):
     """Return three classes, and a pool of these with 60 samples of none; names that must be escaped."""
-    splits = gaussian_splits([60, 30, 15], seed=seed, spread=0.8, per_class=40, val=20)
+    splits = gaussian_splits([60, 30, 15], seed=seed, spread=1.2, per_class=40, val=20)
     pool = splits.pop("test")
     strangers = 6 * torch.randn(60, 8, generator=torch.Generator().manual_seed(seed))
     rows = torch.cat([pool.features, strangers])
