@@ -12,6 +12,7 @@ from sklearn.utils import check_consistent_length, check_random_state, column_or
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from selmix.audit.document import audit_pool
 from selmix.confusion import joint_confusion
 from selmix.constraints import bind_constraints, parse_constraint
 from selmix.errors import DataError, UsageError
@@ -19,7 +20,8 @@ from selmix.features.arrays import as_array, as_tensor, encoded, given_head
 from selmix.features.labeled import FeatureData, LabeledFeatures, UnlabeledFeatures
 from selmix.metrics import MetricContext, request_of
 from selmix.pipeline import Tuning, tune
-from selmix.recipe import refine_settings
+from selmix.pseudo.settings import PseudoSettings
+from selmix.recipe import pseudo_settings, refine_settings, stage_two_tables
 from selmix.stage2.settings import RefineSettings
 
 logger = logging.getLogger("selmix")
@@ -39,7 +41,8 @@ class SelMixClassifier(ClassifierMixin, BaseEstimator):
             matrix (float64 torch tensor [k, k], rows true) -> 0-d tensor. `score` returns it.
         subject_to: constraints such as `coverage >= 0.9/k`.
         steps: SGD steps of the loop; the heads that it starts from take as many, but no more than 5000.
-        settings: other settings of stage two by name (docs/settings.md), such as {"folds": 10}.
+        settings: other settings of stage two by name (docs/settings.md), such as {"folds": 10}, and of pseudo-labels,
+            such as {"pseudo.source": "head"}.
         random_state: seed, RandomState, or None for a new seed each time.
         verbose: show the progress of `fit` on stderr.
 
@@ -53,6 +56,8 @@ class SelMixClassifier(ClassifierMixin, BaseEstimator):
         val_metrics_: every metric on the validation samples for `before` (the given head, or a plain softmax
             regression), `balanced` and `after`; no sample is judged by a head that has learnt it, but validation chose
             the step, so that `after` is a little optimistic. None where undefined.
+        pseudo_labels_: what became of `X_unlabeled`, and what its pseudo-labels are worth: `pseudo_labels` of a result
+            (docs/estimator.md); None without such samples.
         groups_: the sample groups, sorted; empty without groups.
 
     Source: SelMix, ICLR 2024; see `selmix.stage2`.
@@ -119,7 +124,7 @@ class SelMixClassifier(ClassifierMixin, BaseEstimator):
         request = request_of(self.metric)
         texts = [self.subject_to] if isinstance(self.subject_to, str) else self.subject_to
         wanted = [parse_constraint(text) for text in texts]
-        settings = self._settings()
+        settings, pseudo = self._settings()
         splits = self._splits(X, y, X_val, y_val, groups, groups_val)
         pool = self._pool(X_unlabeled, y_unlabeled)
         sizes = {name: len(split.labels) for name, split in splits.items()}
@@ -136,11 +141,13 @@ class SelMixClassifier(ClassifierMixin, BaseEstimator):
         constraints = bind_constraints(wanted, context)
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         with _shown(self.verbose):
-            tuning = tune(data, request.bind(context), settings, seed=seed, constraints=constraints)
+            tuning = tune(data, request.bind(context), settings, seed=seed, pseudo=pseudo, constraints=constraints)
             self._keep(tuning)
+            audit = audit_pool(tuning, seed=seed)
+        self.pseudo_labels_ = None if audit is None else audit.document
         return self
 
-    def _settings(self) -> RefineSettings:
+    def _settings(self) -> tuple[RefineSettings, PseudoSettings]:
         others = dict(self.settings or {})
         if "steps" in others:
             raise UsageError("settings must not have steps, which is a parameter of its own")
@@ -148,7 +155,8 @@ class SelMixClassifier(ClassifierMixin, BaseEstimator):
         plain = {
             name: value.item() if isinstance(value, np.generic) else value for name, value in (own | others).items()
         }
-        return refine_settings(plain)
+        tables = stage_two_tables(plain)
+        return refine_settings(tables["stage2"]), pseudo_settings(tables["pseudo"])
 
     def _features(self, X: Any, *, at_least: int = 1) -> torch.Tensor:
         rules: dict[str, Any] = {"dtype": np.float32, "order": "C", "ensure_min_samples": at_least}

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from selmix.audit.document import audit_pool
 from selmix.checkpoints import write_atomically
 from selmix.constraints import Constraint, bind_constraints, parse_constraint
 from selmix.diagnosis import describe_diagnosis, write_diagnosis
@@ -162,12 +163,15 @@ def _run(job: _Job, recipe: FinetuneRecipe, out: Path, command: str) -> dict[str
         diagnosed=recipe.diagnose,
     )
     lead = job.data.ranks.leads
-    document = describe(tuning, job.metric, job.constraints, command=command, seed=recipe.seed) if lead else {}
+    audit = audit_pool(tuning, seed=recipe.seed)
+    document = {}
+    if lead:
+        document = describe(tuning, job.metric, job.constraints, command=command, seed=recipe.seed, audit=audit)
     used = vars(job.settings) | {"batch_size": job.settings.batch_size_for(len(job.data.class_names))}
     request = recipe.model_dump(exclude_none=True) | {"metric": job.metric.name, "stage2": used}
     if job.data.unlabeled is not None:
         request["pseudo"] = {name: value for name, value in vars(job.pseudo).items() if value is not None}
     if recipe.diagnose:
         write_diagnosis(out, describe_diagnosis(tuning, job.metric))
-    write_run(out, document, tuning, request)
+    write_run(out, document, tuning, request, audit=audit)
     return document

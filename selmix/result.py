@@ -10,6 +10,7 @@ import torch
 import torchvision
 
 import selmix
+from selmix.audit.document import PoolAudit
 from selmix.bootstrap import bootstrap_statistics, percentile_interval, resampled_counts, resampled_rows
 from selmix.confusion import confusion_counts
 from selmix.constraints import Constraint, feasibility
@@ -25,7 +26,13 @@ REPLICATES = 1000
 
 
 def describe(
-    tuning: Tuning, metric: Metric, constraints: Sequence[Constraint], *, command: str, seed: int
+    tuning: Tuning,
+    metric: Metric,
+    constraints: Sequence[Constraint],
+    *,
+    command: str,
+    seed: int,
+    audit: PoolAudit | None = None,
 ) -> dict[str, Any]:
     """Return `result.json`: rates in [0, 1], None where undefined (the reason stands under `undefined`).
 
@@ -56,6 +63,7 @@ def describe(
         "interval": _intervals(tuning, metric, seed) if "test" in evaluations else {},
         "constraints": _constraints(tuning, constraints, seed) if constraints else [],
         "diagnosis": {name: agreements(own) for name, own in tuning.diagnoses.items()} or None,
+        "pseudo_labels": None if audit is None else audit.document,
         "optimistic": "test" not in evaluations,
         "seed": seed,
         "start": tuning.start,

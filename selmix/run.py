@@ -10,6 +10,9 @@ import tomli_w
 import torch
 
 from selmix.agreement import all_texts, together
+from selmix.audit.document import PoolAudit
+from selmix.audit.page import PAGE, write_page
+from selmix.audit.table import remove_tables, write_table
 from selmix.checkpoints import save_tensors, write_atomically
 from selmix.errors import UsageError
 from selmix.features.labeled import FeatureData
@@ -61,8 +64,10 @@ def _make(out: Path, *, overwrite: bool, result: str) -> None:
         raise UsageError(f"--out {out} cannot be written ({error.strerror}); name another folder") from error
 
 
-def write_run(out: Path, document: dict[str, Any], tuning: Tuning, request: dict[str, Any]) -> None:
-    """Write the run: head, split ids, history, request and, last, the result.
+def write_run(
+    out: Path, document: dict[str, Any], tuning: Tuning, request: dict[str, Any], *, audit: PoolAudit | None = None
+) -> None:
+    """Write the run: head, split ids, history, request, the audit of a pool and, last, the result.
 
     Of several processes all must come here, and rank 0 writes. A million ids and more stay with the process that holds
     the samples: rank 3 writes them to `splits.rank3.json`, in the folder of that name on its own machine.
@@ -72,13 +77,17 @@ def write_run(out: Path, document: dict[str, Any], tuning: Tuning, request: dict
         document: from `selmix.result.describe`.
         tuning: what stage two did.
         request: what was asked, every default filled in; written as `recipe.toml`.
+        audit: of the pool, if there is one.
     """
     ranks = tuning.data.ranks
     if ranks.leads:
-        for old in (out / _RESULT, *out.glob("splits.rank*.json")):
+        for old in (out / _RESULT, out / PAGE, *out.glob("splits.rank*.json")):
             old.unlink(missing_ok=True)
+        remove_tables(out)
     ranks.wait()
     _write_ids(out, tuning.data)
+    if audit is not None:
+        write_table(out, audit)
     if not ranks.leads:
         return
     head = tuning.head
@@ -91,6 +100,8 @@ def write_run(out: Path, document: dict[str, Any], tuning: Tuning, request: dict
     save_tensors({"weight": head.weight, "bias": head.bias}, out / "head.safetensors", metadata)
     write_atomically(out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in tuning.refined.history))
     write_atomically(out / "recipe.toml", tomli_w.dumps(request))
+    if audit is not None:
+        write_page(out, audit, document["metric"])
     write_atomically(out / _RESULT, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 

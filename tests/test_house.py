@@ -42,6 +42,7 @@ FLOORS = [
     ],
     ["baselines", "pseudo", "semi", "stage1", "stage2"],
     [
+        "audit",
         "check",
         "compare",
         "diagnosis",

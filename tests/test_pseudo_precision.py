@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 
 from selmix.pseudo.precision import pseudo_precision, wilson_lower
 
@@ -111,3 +111,17 @@ def test_the_bound_of_one_sample_is_finite():
     z = 1.6448536269514722
     assert float(wilson_lower(torch.ones(1), torch.ones(1), level=0.95)) == pytest.approx(1 / (1 + z * z))
     assert float(wilson_lower(torch.zeros(1), torch.ones(1), level=0.95)) == pytest.approx(0, abs=1e-7)
+
+
+def test_several_pseudo_classes_together_are_one():
+    labels, pseudo = torch.tensor([0, 0, 0, 1, 1, 2]), torch.tensor([0, 1, -1, 1, 0, 2])
+    found = pseudo_precision(labels, pseudo, torch.tensor([0.6, 0.2, 0.2]))
+    # samples of class 0 weigh 0.2, those of class 1 0.1: right are 0.2 and 0.1 of 0.3 and 0.3
+    estimate, lower = found.together(torch.tensor([True, True, False]), level=0.9)
+    assert estimate == pytest.approx(0.3 / 0.6)
+    count, z = 0.6**2 / (2 * 0.2**2 + 2 * 0.1**2), norm.ppf(0.9)
+    centre, half = 0.5 + z**2 / (2 * count), z * math.sqrt(0.25 / count + z**2 / (4 * count**2))
+    assert lower == pytest.approx((centre - half) / (1 + z**2 / count))
+    estimate, lower = found.together(torch.zeros(3, dtype=torch.bool))
+    assert math.isnan(estimate)
+    assert lower == 0

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from selmix.errors import UsageError
+from selmix.pseudo.settings import PseudoSettings
 from selmix.recipe import (
     FinetuneRecipe,
     build_recipe,
@@ -149,6 +150,7 @@ def documented(section: str) -> dict[str, str]:
     ("section", "kind"),
     [
         ("stage2", RefineSettings),
+        ("pseudo", PseudoSettings),
         ("stage1", SupervisedSettings),
         ("classifier", RetrainSettings),
         ("autobalance", AutoBalanceSettings),
@@ -160,9 +162,10 @@ def test_the_documented_defaults_are_the_defaults(section, kind):
     assert list(shown) == [field.name for field in dataclasses.fields(kind)]
     for field in dataclasses.fields(kind):
         text = shown[field.name]
-        assert f"{field.name}:" in (kind.__doc__ or "")
+        # a rule is explained where it is defined
+        assert any(f"{field.name}:" in (own.__doc__ or "") for own in kind.__mro__)
         if field.default is None:
-            assert text == "automatic"
+            assert text == ("none" if kind is PseudoSettings else "automatic")
         else:
             told = text if isinstance(field.default, str) else tomllib.loads(f"v = {text}")["v"]
             assert field.default == (tuple(told) if isinstance(told, list) else told)

@@ -7,7 +7,9 @@ from typing import Any
 from rich.markup import escape
 
 from selmix.commands.console import out
+from selmix.commands.gains import diagnosis_lines
 from selmix.commands.limits import check_constraints, constraint_line
+from selmix.commands.pool import pool_lines, pool_table
 from selmix.commands.tables import class_table, group_table, interval, metric_table, percent
 
 _COST = 0.005  # a class that fell by less than half a point is not called a cost
@@ -25,6 +27,8 @@ def show_result(document: dict[str, Any], folder: Path, *, as_json: bool, quiet:
             out.print(group_table(document, split))
         for part in document["after"]:
             out.print(metric_table(document, part))
+        if document["pseudo_labels"]:
+            out.print(pool_table(document["pseudo_labels"]))
         for line in [*_summary(document, split), f"written: {folder / 'result.json'} and the tuned head beside it"]:
             out.print(line, soft_wrap=True, highlight=False)
 
@@ -47,23 +51,10 @@ def _summary(document: dict[str, Any], split: str) -> list[str]:
         lines.append(f"no step beat the start by a standard error on validation: it stays the {document['start']} head")
     lines.append(_costs(document, split))
     lines += map(constraint_line, document["constraints"])
-    lines += _diagnosis(document["diagnosis"] or {})
+    lines += diagnosis_lines(document["diagnosis"] or {})
+    lines += pool_lines(document)
     if document["optimistic"]:
         lines.append("[bold red]optimistic:[/bold red] there is no test split; these figures steered the tuning")
-    return lines
-
-
-def _diagnosis(diagnosis: dict[str, dict[str, dict[str, float | None]]]) -> list[str]:
-    """Return how well the gains predicted what single steps did."""
-    lines = []
-    for head, kinds in diagnosis.items():
-        for kind, step in (("soft", "small steps, mean probabilities"), ("hard", "large steps, counted predictions")):
-            pearson, spearman, sign = (
-                "-" if value is None else f"{value:.2f}"
-                for value in (kinds[kind][name] for name in ("pearson", "spearman", "sign_agreement"))
-            )
-            figures = f"correlation {pearson}, of ranks {spearman}, same sign {sign}"
-            lines.append(f"gains at the {head} head, {step}: {figures}")
     return lines
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import torch
 
-from selmix.data.images import ImageData
+from selmix.data.images import ImageData, ImageSubset
 from selmix.errors import DataError
 from selmix.features.blocks import Torn, map_block, read_record, verify_block
 from selmix.features.cache import EXTRACTED, Part, Sidecar, read_fact, read_sidecar
@@ -42,7 +42,8 @@ def load_cache(folder: Path, *, ranks: Ranks = ALONE, images: ImageData | None =
         folder: of the cache.
         ranks: the processes that share it; each gets the blocks b with b % count == rank, and of labels, groups and ids
             what belongs to them.
-        images: where they are at hand, the features must be of what the files hold now.
+        images: where they are at hand, the features must be of what the files hold now; those of the pool stay beside
+            its features.
 
     Raises:
         DataError: if it is no complete cache, a block or a file is missing or damaged, or a class has no image left.
@@ -79,7 +80,8 @@ def _load(folder: Path, ranks: Ranks, images: ImageData | None) -> FeatureData:
         if bad.any():
             bad_images[name] = [names[row] for row in own.rows[bad].tolist()]
         if labels is None:
-            pool = UnlabeledFeatures(rows, views, audit)
+            source = None if images is None else ImageSubset(images.splits[name].images, kept.numpy())
+            pool = UnlabeledFeatures(rows, views, audit, source)
             continue
         splits[name] = LabeledFeatures(rows, labels, groups, views)
         if bad.any():

@@ -1,13 +1,16 @@
 """Features with their labels, and the bundle of them that stage two works on."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from selmix.features.rows import Rows, dense, pick
 from selmix.heads import LinearHead
 from selmix.ranks import ALONE, Ranks
+
+if TYPE_CHECKING:
+    from selmix.data.images import ImageSource
 
 
 @dataclass(frozen=True)
@@ -51,17 +54,24 @@ class UnlabeledFeatures:
         views: [v u, d], view by view, or None.
         audit: int64 [u], classes that somebody knows all the same, -1 for an image of no known class; or None. They
             serve to judge pseudo-labels when all is done, and nothing else may read them.
+        images: the images themselves, to be looked at, where they are at hand.
     """
 
     features: Rows
     views: Rows | None = None
     audit: torch.Tensor | None = None
+    images: "ImageSource | None" = None
 
     def subset(self, positions: torch.Tensor) -> "UnlabeledFeatures":
         """Return the images at `positions`, int64 [m]."""
         views = _picked_views(self.views, len(self.features), positions)
         audit = None if self.audit is None else self.audit[positions]
-        return UnlabeledFeatures(pick(self.features, positions), views, audit)
+        images = self.images
+        if images is not None:
+            from selmix.data.images import ImageSubset  # Pillow, which features alone do not need
+
+            images = ImageSubset(images, positions.numpy())
+        return UnlabeledFeatures(pick(self.features, positions), views, audit, images)
 
 
 def _picked_views(views: Rows | None, count: int, positions: torch.Tensor) -> Rows | None:

@@ -43,6 +43,18 @@ class Precision:
         """Return the precision of all pseudo-labels together; nan if there are none."""
         return float((self.estimate.nan_to_num() * self.share).sum() / self.share.sum())
 
+    def together(self, classes: torch.Tensor, *, level: float = 0.95) -> tuple[float, float]:
+        """Return the precision of the pseudo-labels of some classes, bool [k], as one, and its lower bound.
+
+        Sums of v and of v^2 add up over pseudo-classes. (nan, 0) where no labeled sample is selected.
+        """
+        kept = classes & (self.evidence > 0)
+        share = self.share[kept].sum()
+        squares = (self.share[kept].square() / self.evidence[kept]).sum()
+        estimate = (self.estimate[kept] * self.share[kept]).sum() / share
+        count = share.square() / squares.clamp_min(1e-300)
+        return float(estimate), float(wilson_lower(estimate.nan_to_num(), count, level=level))
+
     def trusted(self, bound: float) -> torch.Tensor:
         """Return the pseudo-classes whose precision is at least `bound`, surely: bool [k]; none without evidence."""
         return (self.lower >= bound) & (self.evidence > 0)

@@ -32,6 +32,7 @@ class PoolLabels:
         precision: of what is selected.
         trusted: bool [k], classes whose pseudo-labels are precise enough to be used.
         opinion: how the sources were weighed.
+        weight: [k, d + 1], the last head as it was then: `PoolLabeler.told` of it says what each source says.
     """
 
     of_head: list[torch.Tensor]
@@ -42,6 +43,7 @@ class PoolLabels:
     precision: Precision
     trusted: torch.Tensor
     opinion: Opinion
+    weight: torch.Tensor
 
 
 class PoolLabeler:
@@ -93,7 +95,17 @@ class PoolLabeler:
         precision = pseudo_precision(self._labels, passed, view.prior, weights=self.evidence.weights)
         trusted = precision.estimate >= self.settings.bound  # nan is not
         of_head = [torch.where((classes >= 0) & trusted[classes], classes, -1) for classes in of_head]
-        return PoolLabels(of_head, found, view.confusion, view.predicted, view.prior, precision, trusted, view.opinion)
+        return PoolLabels(
+            of_head,
+            found,
+            view.confusion,
+            view.predicted,
+            view.prior,
+            precision,
+            trusted,
+            view.opinion,
+            weight=weights[-1].clone(),
+        )
 
     def told(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return what each source takes the pool for, int64 [u], -1 if it abstains; the head given, [k, d + 1]."""

@@ -12,6 +12,7 @@ from selmix.pseudo.voting import VoteSettings, VotingBank
 from selmix.stage2.crossfit import CrossFit
 
 GRAPH_MOST = 50_000  # samples in a graph of neighbours; beyond, the labeled neighbours vote
+_ASKED = 20_000  # samples whose likeness is looked at
 
 
 class Witness(Protocol):
@@ -60,9 +61,7 @@ class VoteWitness:
         labeled, pool = _parts(plan)
         self._uniform = torch.full((plan.num_classes,), 1 / plan.num_classes)
         self._labeled = labeled
-        self._bank = VotingBank(
-            labeled, plan.labels, plan.num_classes, folds=folds_of(plan), kind=_kind(labeled, pool)
-        )
+        self._bank = VotingBank(labeled, plan.labels, plan.num_classes, folds=folds_of(plan), kind=_kind(labeled, pool))
         self._of_pool = self._bank.search(pool, VoteSettings())
 
     def labeled(self, fold: int, positions: torch.Tensor) -> torch.Tensor:
@@ -85,13 +84,17 @@ def share_of_no_class(plan: CrossFit, prior: torch.Tensor) -> float:
     The pool's likeness to what is labeled is compared with that of validation samples; those of train may be known to
     the backbone by heart.
     """
-    labeled, pool = _parts(plan)
+    labeled, _ = _parts(plan)
+    val, pool = _some(range(plan.num_train, len(plan.labels))), pick(plan.features, _some(plan.unlabeled))
     bank = VotingBank(labeled, plan.labels, plan.num_classes, kind=_kind(labeled, pool))
-    nearest = VoteSettings()
-    val = torch.arange(plan.num_train, len(plan.labels))
-    own = likeness(bank.search(pick(plan.features, val), nearest, own=val).similarities)
-    of_pool = likeness(bank.search(pool, nearest).similarities)
+    own = likeness(bank.search(pick(plan.features, val), VoteSettings(), own=val).similarities)
+    of_pool = likeness(bank.search(pool, VoteSettings()).similarities)
     return share_unlike(own, class_weights(plan.labels[val], prior), of_pool)
+
+
+def _some(positions: range) -> torch.Tensor:
+    """Return `_ASKED` positions at most, evenly spread: enough for a share."""
+    return torch.tensor(positions)[:: -(-len(positions) // _ASKED) or 1]
 
 
 def folds_of(plan: CrossFit) -> torch.Tensor:
