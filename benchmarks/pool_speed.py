@@ -58,7 +58,8 @@ def measure(width: int, source: str) -> None:
     neighbours, labeling, trial = (sum(spent[name]) for name in ("__init__", "label", "balanced_heads"))
     print(
         f"d = {width}: {total:.1f} s for {tuning.refined.steps} steps; graph {neighbours:.2f} s, "
-        f"labeling {len(spent['label'])} times {labeling:.2f} s (together {100 * (neighbours + labeling) / total:.0f} %), "
+        f"labeling {len(spent['label'])} times {labeling:.2f} s "
+        f"(together {100 * (neighbours + labeling) / total:.0f} %), "
         f"trial heads {trial:.2f} s ({100 * trial / total:.0f} %)",
         flush=True,
     )
