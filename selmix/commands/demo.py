@@ -11,7 +11,7 @@ from selmix.commands.options import Debug, Device, DeviceName, Json, Overwrite, 
 from selmix.commands.show import show_result
 from selmix.finetuning import finetune
 from selmix.pipeline import choose_device
-from selmix.recipe import FinetuneRecipe, load_recipe, parse_assignments
+from selmix.recipe import FinetuneRecipe, load_recipe, parse_assignments, stage_two_tables
 from selmix.run import is_run_of
 from selmix.shipped import shipped_recipe
 
@@ -42,8 +42,9 @@ def demo(
     The same as: selmix finetune --backbone shipped:fashion_resnet32 --data shipped:fashion_mnist_lt --metric min_recall
     """
     with alone("demo", quiet=quiet, debug=debug):
-        stage2 = {f"stage2.{key}": value for key, value in parse_assignments(settings or []).items()}
-        overrides = {"metric": metric, "subject_to": subject_to or [], "seed": seed or 0, **stage2}
+        tables = stage_two_tables(parse_assignments(settings or []))
+        overrides = {f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()}
+        overrides |= {"metric": metric, "subject_to": subject_to or [], "seed": seed or 0}
         recipe = load_recipe(shipped_recipe("demo"), FinetuneRecipe, overrides)
         document = finetune(
             recipe,
