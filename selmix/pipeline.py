@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
@@ -26,7 +26,8 @@ from selmix.ranks import Ranks
 from selmix.seeding import torch_generator
 from selmix.stage2.crossfit import CrossFit, members_of
 from selmix.stage2.diagnose import Diagnosis, diagnose
-from selmix.stage2.pool_use import PoolUse, try_pool
+from selmix.stage2.pool_labels import PoolLabeler
+from selmix.stage2.pool_use import PoolUse, label_pool
 from selmix.stage2.refine import Refined, refine
 from selmix.stage2.settings import RefineSettings
 from selmix.stage2.starts import best_start, starting_heads
@@ -152,24 +153,33 @@ def _tune(
     if start == "best":
         objective = metric.objective(plan.val_counts.double(), settings.rounding)
         start = best_start(starts, plan, objective, pseudo_count=settings.pseudo_count)
-    pool = None
+
+    def refined_from(
+        heads: list[LinearHead], *, knows_train: bool = False, labeler: PoolLabeler | None = None
+    ) -> Refined:
+        return refine(
+            heads,
+            plan,
+            metric,
+            settings,
+            constraints=constraints,
+            knows_train=knows_train,
+            labeler=labeler,
+            generator=torch_generator(seed, "pairs"),
+        )
+
+    given = start != "balanced"
+    refined, pool = refined_from(starts[start], knows_train=given), None
     if uses_pool:
-        pool = try_pool(plan, starts["balanced"], metric, settings, pseudo, class_names=data.class_names, seed=seed)
-        if pool.helps and pool.heads is not None and settings.start == "best" and start == "balanced":
-            start, starts["pseudo_labeled"] = "pseudo_labeled", pool.heads
-    refined = refine(
-        starts[start],
-        plan,
-        metric,
-        settings,
-        constraints=constraints,
-        knows_train=start in ("given", "logit_adjusted"),
-        labeler=pool.labeler if pool is not None and pool.helps else None,
-        generator=torch_generator(seed, "pairs"),
-    )
-    if pool is not None and pool.helps:
-        tuned = torch.stack([plan.pool.space.encode_head(head) for head in refined.heads])
-        pool = replace(pool, labels=pool.labeler.label(data.ranks.first(tuned)))
+        pool = label_pool(plan, starts["balanced"], metric, settings, pseudo, class_names=data.class_names, seed=seed)
+    if pool is not None and pool.usable:
+        fresh = pool.heads is not None and settings.start == "best" and not given
+        origin = pool.heads if fresh and pool.heads is not None else starts[start]
+        with_pool = refined_from(origin, knows_train=given, labeler=pool.labeler)
+        pool = pool.judged(with_pool.heads, refined.heads, metric, settings, constraints)
+        if pool.helps:
+            refined, start = with_pool, "pseudo_labeled" if fresh else start
+            starts[start] = origin
     seconds = data.seconds | {"tune": time.perf_counter() - started}
 
     candidates = {"before": [before] * len(plan.members), "balanced": starts["balanced"], "after": refined.heads}

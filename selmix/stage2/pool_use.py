@@ -3,11 +3,12 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from selmix.confusion import confusion_counts, joint_confusion
+from selmix.constraints import Constraint, joint_slack
 from selmix.heads import LinearHead
 from selmix.metrics import Metric
 from selmix.predictions import predict
@@ -25,29 +26,66 @@ logger = logging.getLogger("selmix")
 
 @dataclass(frozen=True)
 class PoolUse:
-    """What became of a pool.
+    """What becomes of a pool: it is labeled, heads are tuned with it and without it, and the better ones are kept.
 
     Attributes:
         labeler: of the pool.
-        labels: its pseudo-labels, by the heads that learnt from labeled samples alone.
-        heads: retrained with class-balanced sampling on labeled and pseudo-labeled samples; None where these are
-            partners only.
-        difference: by how much `heads` are better on the evidence, out of fold, in the metric; nan without them.
-        standard_error: of that.
-        helps: whether the tuning draws from the pool.
+        labels: its pseudo-labels, by the heads that learnt from labeled samples alone; in the end, if the pool helps,
+            by those that were tuned with it.
+        heads: retrained with class-balanced sampling on labeled and pseudo-labeled samples, to start from; None where
+            pseudo-labeled samples are partners only, or where there are none.
         room: how much any samples could bring on these features: see `room`.
+        usable: whether any class has pseudo-labels that can be trusted.
+        difference: by how much the heads that are tuned with the pool are better on the evidence, out of fold, in the
+            metric; nan before that is known.
+        standard_error: of that.
+        helps: whether the result is that with the pool.
     """
 
     labeler: PoolLabeler
     labels: PoolLabels
     heads: list[LinearHead] | None
-    difference: float
-    standard_error: float
-    helps: bool
     room: float
+    usable: bool
+    difference: float = math.nan
+    standard_error: float = math.nan
+    helps: bool = False
+
+    def judged(
+        self,
+        new: list[LinearHead],
+        old: list[LinearHead],
+        metric: Metric,
+        settings: RefineSettings,
+        constraints: Sequence[Constraint],
+    ) -> "PoolUse":
+        """Return the same with the decision between heads tuned with the pool and without it.
+
+        The new ones must be better by a standard error, and must not violate the constraints more.
+        """
+        evidence, plan = self.labeler.evidence, self.labeler.plan
+        weights = [plan.ranks.first(_encoded(plan, heads)) for heads in (new, old)]
+        told, before = map(evidence.judge, weights)
+        objective = metric.objective(evidence.support, settings.rounding)
+        difference, error = evidence.difference(objective, told, before, pseudo_count=settings.pseudo_count)
+        better = difference > MARGIN * error
+        if constraints:
+            missed = [
+                float((-joint_slack(constraints, evidence.confusion(own))).clamp_min(0).sum()) for own in (told, before)
+            ]
+            better = better and missed[0] <= missed[1]
+        helps = bool(plan.ranks.first(torch.tensor(better)))
+        logger.info(
+            "heads tuned with the pool differ by %+.1f points (standard error %.1f) out of fold: it is %s",
+            100 * difference,
+            100 * error,
+            "used" if helps else "left aside",
+        )
+        labels = self.labeler.label(weights[0]) if helps else self.labels
+        return replace(self, labels=labels, difference=difference, standard_error=error, helps=helps)
 
 
-def try_pool(
+def label_pool(
     plan: CrossFit,
     labeled: list[LinearHead],
     metric: Metric,
@@ -57,54 +95,42 @@ def try_pool(
     class_names: Sequence[str],
     seed: int,
 ) -> PoolUse:
-    """Label the pool with heads that learnt from labeled samples, let others learn from both, and compare.
-
-    Where pseudo-labeled samples are partners only, there is nothing to compare yet: the loop itself keeps its start if
-    it does not get better.
+    """Label the pool with heads that learnt from labeled samples, and let others learn from both.
 
     Args:
         plan: with a pool that is not empty.
         labeled: heads retrained with class-balanced sampling on labeled samples.
-        metric: what they are compared by.
+        metric: that is tuned.
         settings: of the loop.
         pseudo: of pseudo-labels.
         class_names: for the log.
         seed: of evidence and retraining.
     """
-    space, ranks = plan.pool.space, plan.ranks
-    weights = ranks.first(torch.stack([space.encode_head(head) for head in labeled]))
-    evidence = Evidence.gather(plan, space, weights, generator=torch_generator(seed, "pool"))
+    weights = plan.ranks.first(_encoded(plan, labeled))
+    evidence = Evidence.gather(plan, plan.pool.space, weights, generator=torch_generator(seed, "pool"))
     labeler = PoolLabeler(plan, evidence, pseudo)
     labels = labeler.label(weights)
-    used = ranks.total(torch.bincount(labels.of_head[-1] + 1, minlength=plan.num_classes + 1))[1:]
+    used = plan.ranks.total(torch.bincount(labels.of_head[-1] + 1, minlength=plan.num_classes + 1))[1:]
     lacking = [name for name, count in zip(class_names, used.tolist(), strict=True) if not count]
     if lacking:
         logger.info(
             "classes without pseudo-labels that can be trusted, which draw labeled samples alone: %s",
             ", ".join(lacking),
         )
-    left = room(plan, labeled, metric)
-    if pseudo.draws == "partner" or not used.any():
-        return PoolUse(labeler, labels, None, math.nan, math.nan, bool(used.any()), left)
-    heads = balanced_heads(
-        plan,
-        labeler.members(labels)[0],
-        smoothing=settings.smoothing,
-        steps=settings.start_steps,
-        generator=torch_generator(seed, "pseudo-labeled"),
-    )
-    objective = metric.objective(evidence.support, settings.rounding)
-    new = evidence.judge(ranks.first(torch.stack([space.encode_head(head) for head in heads])))
-    difference, error = evidence.difference(objective, new, evidence.judge(weights), pseudo_count=settings.pseudo_count)
-    helps = bool(ranks.first(torch.tensor(difference > MARGIN * error)))
-    logger.info(
-        "heads that learn from pseudo-labels, too, differ by %+.1f points (standard error %.1f) out of fold: the pool "
-        "is %s",
-        100 * difference,
-        100 * error,
-        "used" if helps else "left aside",
-    )
-    return PoolUse(labeler, labels, heads, difference, error, helps, left)
+    heads, usable = None, bool(used.any())
+    if usable and pseudo.draws == "both":
+        heads = balanced_heads(
+            plan,
+            labeler.members(labels)[0],
+            smoothing=settings.smoothing,
+            steps=settings.start_steps,
+            generator=torch_generator(seed, "pseudo-labeled"),
+        )
+    return PoolUse(labeler, labels, heads, room(plan, labeled, metric), usable)
+
+
+def _encoded(plan: CrossFit, heads: list[LinearHead]) -> torch.Tensor:
+    return torch.stack([plan.pool.space.encode_head(head) for head in heads])
 
 
 def room(plan: CrossFit, heads: list[LinearHead], metric: Metric) -> float:
