@@ -1,0 +1,5 @@
+"""The tables of `benchmarks/unlabeled.py`."""
+
+
+def print_tables(lines):
+    """Print them."""
