@@ -16,8 +16,8 @@ A seed draws them, and steers the tuning. Three tunings are compared on the test
     pool    with the pool, unlabeled
     oracle  with the images of the pool as further train images, with their true labels (and none of no class)
 
-A tuning is one line of ROWS.jsonl; those that are there are not run again. What does not depend on the pool (`none`), or
-not on images of no class (`oracle`), is run once and serves for all.
+A tuning is one line of ROWS.jsonl; those that are there are not run again. What does not depend on the pool (`none`),
+or not on images of no class (`oracle`), is run once and serves for all.
 """
 
 import argparse
@@ -36,7 +36,6 @@ from selmix.confusion import confusion_counts
 from selmix.data.longtail import disjoint_class_draws, exponential_counts
 from selmix.data.semi import unlabeled_counts
 from selmix.features.labeled import FeatureData, LabeledFeatures, UnlabeledFeatures
-from selmix.heads import LinearHead
 from selmix.metrics import MetricContext, parse_metric
 from selmix.pipeline import Tuning, tune
 from selmix.pseudo.settings import PseudoSettings
@@ -76,7 +75,7 @@ class Source:
     def read(path: str) -> "Source":
         """Read a file."""
         with np.load(path) as file:
-            known = file["train_ids"] if "train_ids" in file else None
+            known = file.get("train_ids")
             features, labels, ood = (torch.from_numpy(file[name]) for name in ("features", "labels", "ood"))
             return Source(features, labels.long(), int(file["test_from"]), ood, known)
 
@@ -150,9 +149,21 @@ def run(job: dict[str, Any], source: Source) -> dict[str, Any]:
     line = job | {"test": _figures(tuning), "start": tuning.start, "seconds": round(time.process_time() - started, 1)}
     if tuning.pool is None:
         return line
-    # the heads that learnt from the pool, whether they were taken or not: what the trial cost or saved
-    tried = None if tuning.pool.heads is None else _recalls(tuning.pool.heads[-1], data.splits["test"])
-    return line | {"pool": _of_pool(tuning.pool, audit) | {"tried": tried}}
+    return line | {"pool": _of_pool(tuning.pool, audit) | _of_trial(tuning, job["metric"])}
+
+
+def _of_trial(tuning: Tuning, metric: str) -> dict[str, Any]:
+    """Return how good the heads that learnt from the pool are, whether they were taken or not."""
+    pool = tuning.pool
+    if pool.heads is None:
+        return {"tried": None, "difference_val": None}
+    val, test = tuning.data.splits["val"], tuning.data.splits["test"]
+    out_of_fold = _recalls(pool.labeler.plan.val_predictions(pool.heads).classes, val.labels)
+    return {
+        "tried": _recalls(pool.heads[-1].logits(test.tensor).argmax(1), test.labels),
+        # what the trial would see of validation samples alone
+        "difference_val": round(out_of_fold[metric] - tuning.evaluations["val"]["balanced"].metrics[metric], 6),
+    }
 
 
 def _figures(tuning: Tuning) -> dict[str, dict[str, float]]:
@@ -163,9 +174,8 @@ def _figures(tuning: Tuning) -> dict[str, dict[str, float]]:
     }
 
 
-def _recalls(head: LinearHead, test: LabeledFeatures) -> dict[str, float]:
-    k = len(test.labels.unique())
-    counts = confusion_counts(test.labels, head.logits(test.tensor).argmax(1), k)
+def _recalls(predictions: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    counts = confusion_counts(labels, predictions, int(labels.max()) + 1)
     recalls = counts.diagonal() / counts.sum(1)
     return {"mean_recall": round(float(recalls.mean()), 6), "min_recall": round(float(recalls.min()), 6)}
 
