@@ -65,7 +65,7 @@ def print_tables(lines: list[Line]) -> None:
         for setting in sorted(own for own in rows.pools if own[0] == metric):
             for profile in sorted(rows.pools[setting].get("{}", ()), key=ORDER.index):
                 row = summary(rows, setting, profile, {})
-                if row["seeds"] > 1:
+                if row["seeds"]:
                     found.append((setting, profile, row))
                     print(_row(setting, profile, row))
     _print_bars(found)
@@ -125,12 +125,15 @@ def _features(setting: tuple) -> str:
 
 
 def _spread(values: list[float], *, sign: bool = False) -> str:
-    return f"{statistics.mean(values):{'+' if sign else ''}.2f} ± {statistics.stdev(values):.2f}"
+    mean = f"{statistics.mean(values):{'+' if sign else ''}.2f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.2f}"
 
 
 def _interval(differences: list[float]) -> str:
     """Return the 95 % interval of a mean of paired differences by Student's t."""
     count, mean = len(differences), statistics.mean(differences)
+    if count < 2:
+        return "-"
     half = float(student.ppf(0.975, count - 1)) * statistics.stdev(differences) / count**0.5
     return f"[{mean - half:+.2f}, {mean + half:+.2f}]"
 
