@@ -22,6 +22,7 @@ or not on images of no class (`oracle`), is run once and serves for all.
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -189,18 +190,23 @@ def _of_pool(pool: PoolUse, audit: torch.Tensor) -> dict[str, Any]:
     true_prior = torch.bincount(audit[audit >= 0], minlength=k).double() / (audit >= 0).sum()
     return {
         "helps": pool.helps,
-        "difference": round(pool.difference, 6),
-        "standard_error": round(pool.standard_error, 6),
-        "room": round(pool.room, 6),
+        "difference": _figure(pool.difference),
+        "standard_error": _figure(pool.standard_error),
+        "room": _figure(pool.room),
         "count": int(used.sum()),
         "size": len(audit),
         # as estimated for the classes that are used, in the shares in which they are
-        "estimated_precision": round(float((counts * labels.precision.estimate.nan_to_num()).sum() / counts.sum()), 6),
-        "true_precision": round(float((classes[used] == audit[used]).double().mean()), 6),
-        "no_class": round(float((audit[used] < 0).double().mean()), 6),
-        "prior_error": round(float((labels.prior - true_prior).abs().sum() / 2), 6),
+        "estimated_precision": _figure((counts * labels.precision.estimate.nan_to_num()).sum() / counts.sum()),
+        "true_precision": _figure((classes[used] == audit[used]).double().mean()),
+        "no_class": _figure((audit[used] < 0).double().mean()),
+        "prior_error": _figure((labels.prior - true_prior).abs().sum() / 2),
         "trusted": int(labels.trusted.sum()),
     }
+
+
+def _figure(value: torch.Tensor | float) -> float | None:
+    """Return a number for a line; None where there is none."""
+    return round(float(value), 6) if math.isfinite(value) else None
 
 
 def key(line: dict[str, Any]) -> str:

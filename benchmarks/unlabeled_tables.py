@@ -113,8 +113,8 @@ def _row(setting: tuple, profile: str, row: Line) -> str:
         share,
         f"{sum(own['helps'] for own in row['pool'])}/{row['seeds']}",
         f"{statistics.mean(row['tried']):+.2f}" if row["tried"] else "-",
-        f"{_mean(row, 'estimated_precision'):.3f} / {_mean(row, 'true_precision'):.3f}",
-        f"{_mean(row, 'prior_error'):.3f}",
+        f"{_mean(row, 'estimated_precision')} / {_mean(row, 'true_precision')}",
+        _mean(row, "prior_error"),
     ]
     return "| " + " | ".join(map(str, cells)) + " |"
 
@@ -138,8 +138,10 @@ def _interval(differences: list[float]) -> str:
     return f"[{mean - half:+.2f}, {mean + half:+.2f}]"
 
 
-def _mean(row: Line, name: str) -> float:
-    return statistics.mean(own[name] for own in row["pool"])
+def _mean(row: Line, name: str) -> str:
+    """Return the mean of a figure over the seeds that have one."""
+    values = [own[name] for own in row["pool"] if own[name] is not None]
+    return f"{statistics.mean(values):.3f}" if values else "-"
 
 
 def _print_bars(found: list[tuple[tuple, str, Line]]) -> None:
@@ -172,8 +174,8 @@ def _print_ablation(rows: Rows) -> None:
             options = json.loads(variant)
             cells = [", ".join(f"{name} = {value}" for name, value in options.items()) or "as it comes"]
             for profile in profiles:
-                # the same seeds for all options
-                seeds = set(rows.of(setting, "pool", profile, json.loads(others[0])))
+                ran = [set(rows.of(setting, "pool", profile, json.loads(own))) for own in others]
+                seeds = set.intersection(*filter(None, ran))  # the same for all options
                 cells += _option_cells(rows, setting, profile, options, seeds)
             print("| " + " | ".join(cells) + " |")
 
@@ -187,5 +189,5 @@ def _option_cells(rows: Rows, setting: tuple, profile: str, options: dict, seeds
         f"{statistics.mean(row['gain']):+.2f}",
         f"{statistics.mean(row['tried']):+.2f}" if row["tried"] else "-",
         f"{sum(own['helps'] for own in row['pool'])}/{row['seeds']}",
-        f"{_mean(row, 'true_precision'):.3f}",
+        _mean(row, "true_precision"),
     ]
