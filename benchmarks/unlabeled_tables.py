@@ -69,6 +69,7 @@ def print_tables(lines: list[Line]) -> None:
                     found.append((setting, profile, row))
                     print(_row(setting, profile, row))
     _print_bars(found)
+    _print_trials(found)
     _print_ablation(rows)
 
 
@@ -158,6 +159,29 @@ def _print_bars(found: list[tuple[tuple, str, Line]]) -> None:
     print(f"\nLoss of more than {-BAR_LOSS:g} points: {len(lost)}:")
     for setting, profile, _, gain in lost:
         print(f"- {setting[0]}, {_features(setting)}, {setting[1]} val, {profile}: {gain:+.2f}")
+
+
+def _print_trials(found: list[tuple[tuple, str, Line]]) -> None:
+    """Print what the trial decided, beside what its heads then were on test."""
+    print("\n| tuned for | in truth, heads with the pool are | trials | let in | mean error of the trial |")
+    print("|---|---|---|---|---|")
+    for metric in dict.fromkeys(setting[0] for setting, _, _ in found):
+        trials = [
+            (gain, pool)
+            for setting, _, row in found
+            if setting[0] == metric
+            for gain, pool in zip(row["tried"], (own for own in row["pool"] if own["tried"]), strict=True)
+        ]
+        for name, low, high in (
+            (f"better by {-BAR_LOSS:g} points", -BAR_LOSS, float("inf")),
+            ("about the same", BAR_LOSS, -BAR_LOSS),
+            (f"worse by {-BAR_LOSS:g} points", -float("inf"), BAR_LOSS),
+        ):
+            own = [(gain, pool) for gain, pool in trials if low <= gain < high]
+            if own:
+                error = statistics.mean(100 * pool["standard_error"] for _, pool in own)
+                helps = sum(pool["helps"] for _, pool in own)
+                print(f"| {metric} | {name} | {len(own)} | {helps} | {error:.2f} |")
 
 
 def _print_ablation(rows: Rows) -> None:
