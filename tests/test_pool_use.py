@@ -9,18 +9,20 @@ from builders import gaussian_splits, pool_of, pooled
 from sklearn.metrics import recall_score
 
 from selmix import pipeline as pipeline_module
+from selmix.constraints import bind_constraints, parse_constraint
 from selmix.errors import UsageError
 from selmix.features.labeled import FeatureData, UnlabeledFeatures
+from selmix.features.rows import dense
 from selmix.finetuning import check_request
 from selmix.heads import LinearHead
-from selmix.metrics import METRICS
+from selmix.metrics import METRICS, MetricContext
 from selmix.pipeline import Tuning, tune
 from selmix.pseudo.settings import PseudoSettings
 from selmix.ranks import Ranks
 from selmix.recipe import FinetuneRecipe
 from selmix.stage2 import pool_use as use_module
 from selmix.stage2.pool_labels import PoolLabeler
-from selmix.stage2.pool_use import room, try_pool
+from selmix.stage2.pool_use import label_pool, room
 from selmix.stage2.refine import Refined
 from selmix.stage2.settings import RefineSettings
 
@@ -32,6 +34,10 @@ POOL = pool_of(SPLITS["test"], [30, 30, 30])
 def tuned(pool: UnlabeledFeatures | None, settings: RefineSettings = QUICK, **pseudo: object) -> Tuning:
     data = FeatureData(["ant", "bee", "cat"], SPLITS, {name: [] for name in SPLITS}, unlabeled=pool)
     return tune(data, METRICS["mean_recall"], settings, seed=1, pseudo=PseudoSettings(**pseudo))
+
+
+def context() -> MetricContext:
+    return MetricContext(["ant", "bee", "cat"], torch.tensor([30, 12, 6]), 1)
 
 
 def same(first: Refined, second: Refined) -> bool:
@@ -114,13 +120,13 @@ def test_the_pool_is_labeled_anew_with_the_heads_as_they_become(monkeypatch, dra
     monkeypatch.setattr(PoolLabeler, "label", lambda self, heads: given.append(heads.clone()) or label(self, heads))
     settings = replace(QUICK, steps=250, refresh=50)
     result = tuned(POOL, settings, source="corrected", refresh=100, draws=draws, threshold=0.0, bound=0.0)
-    # as it is tried; at steps 0, 100 and 200; at the end
-    assert len(given) == 5
-    assert result.pool.helps
+    # to begin with; at steps 0, 100 and 200; at the end, unless both loops kept the same start
+    assert len(given) == 4 + result.pool.helps
     assert not torch.equal(given[2], given[1])
     assert not torch.equal(given[3], given[2])
     space = result.pool.labeler.plan.pool.space
-    assert torch.equal(given[4], torch.stack([space.encode_head(head) for head in result.refined.heads]))
+    if draws == "both":
+        assert torch.equal(given[4], torch.stack([space.encode_head(head) for head in result.refined.heads]))
     assert result.start == ("balanced" if draws == "partner" else "pseudo_labeled")
 
 
@@ -151,7 +157,9 @@ def test_classes_that_are_not_trusted_are_named(caplog):
     heads = [LinearHead(torch.zeros(3, 8), torch.tensor([0.0, 0.0, -1e4]))] * 4
     settings = PseudoSettings(source="corrected", draws="partner", bound=0.0, threshold=0.0)
     with caplog.at_level(logging.INFO, logger="selmix"):
-        use = try_pool(plan, heads, METRICS["mean_recall"], QUICK, settings, class_names=["ant", "bee", "cat"], seed=0)
+        use = label_pool(
+            plan, heads, METRICS["mean_recall"], QUICK, settings, class_names=["ant", "bee", "cat"], seed=0
+        )
     assert "cat" in caplog.text.splitlines()[-1]
     assert not (use.labels.of_head[-1] == 2).any()
 
@@ -163,3 +171,29 @@ def test_several_processes_ask_no_neighbours(source):
     with pytest.raises(UsageError, match=f"^pseudo.source={source} asks neighbours, .* started 2; take corrected or"):
         check_request(recipe, Ranks(0, 2))
     check_request(FinetuneRecipe(metric="mean_recall", features="f.npz"), Ranks(0, 2))
+
+
+def test_the_pool_is_used_only_where_what_comes_out_is_better_and_keeps_the_constraints():
+    result = tuned(POOL)
+    use, plan = result.pool, result.pool.labeler.plan
+    labels = plan.labels
+    means = torch.stack([dense(plan.pool.spanning)[labels == label].mean(0) for label in range(3)])
+    right = [LinearHead(means, -means.square().sum(1) / 2)] * len(plan.members)
+    blind = [head_of(0)] * len(plan.members)
+    floor = bind_constraints([parse_constraint("recall[cat] >= 0.5")], context())
+    ceiling = bind_constraints([parse_constraint("coverage[ant] >= 0.9")], context())
+
+    def helps(new, old, constraints=()):
+        return use.judged(new, old, METRICS["mean_recall"], QUICK, constraints).helps
+
+    assert helps(right, blind)
+    assert not helps(blind, right)
+    assert not helps(right, right)
+    assert helps(right, blind, floor)
+    assert not helps(right, blind, ceiling)
+    judged = use.judged(right, blind, METRICS["mean_recall"], QUICK, ())
+    told = use.labeler.evidence.judge(torch.stack([plan.pool.space.encode_head(head) for head in right]))
+    recalls = use.labeler.evidence.confusion(told).double()
+    expected = float((recalls.diagonal() / recalls.sum(1)).mean()) - 1 / 3
+    assert judged.difference == pytest.approx(expected, abs=0.1)  # pseudo-counts pull both towards the middle
+    assert judged.standard_error > 0
