@@ -45,7 +45,7 @@ def measure(width: int, source: str) -> None:
     pool = UnlabeledFeatures(synthetic(POOL, CLASSES, width, name="pool").features)
     data = FeatureData([str(label) for label in range(CLASSES)], splits, {name: [] for name in splits}, unlabeled=pool)
     metric, pseudo = get_metric("min_recall"), PseudoSettings(source=source)
-    pool_use.MARGIN = float("-inf")  # whether or not it helps
+    pool_use.MARGIN = pool_use.WORTHWHILE = float("-inf")  # whether or not it helps
     tune(data, metric, RefineSettings(steps=50, start_steps=50), seed=0, pseudo=pseudo)
     spent: dict[str, list[float]] = {}
     undo = [timed(PoolLabeler, "__init__", spent), timed(PoolLabeler, "label", spent)]

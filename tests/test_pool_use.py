@@ -40,6 +40,11 @@ def context() -> MetricContext:
     return MetricContext(["ant", "bee", "cat"], torch.tensor([30, 12, 6]), 1)
 
 
+def use_whatever_comes_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MARGIN", "WORTHWHILE"):
+        monkeypatch.setattr(use_module, name, float("-inf"))
+
+
 def same(first: Refined, second: Refined) -> bool:
     heads = zip(first.heads, second.heads, strict=True)
     return first.history == second.history and all(
@@ -59,7 +64,7 @@ def test_a_pool_that_does_not_help_leaves_no_trace(monkeypatch):
     assert left.pool.heads is not None
     assert left.start == plain.start
     assert same(left.refined, plain.refined)
-    monkeypatch.setattr(use_module, "MARGIN", float("-inf"))
+    use_whatever_comes_out(monkeypatch)
     used = tuned(POOL)
     assert used.pool.helps
     assert used.start == "pseudo_labeled"
@@ -76,7 +81,7 @@ def test_nothing_to_trust_is_nothing_to_use(caplog):
 
 
 def test_audit_labels_change_nothing(monkeypatch):
-    monkeypatch.setattr(use_module, "MARGIN", float("-inf"))
+    use_whatever_comes_out(monkeypatch)
     with_audit, without, wrong = (tuned(replace(POOL, audit=audit)) for audit in (POOL.audit, None, 2 - POOL.audit))
     assert with_audit.pool.helps
     for other in (without, wrong):
@@ -86,7 +91,7 @@ def test_audit_labels_change_nothing(monkeypatch):
 
 
 def test_a_start_that_beat_the_balanced_one_stays(monkeypatch):
-    monkeypatch.setattr(use_module, "MARGIN", float("-inf"))
+    use_whatever_comes_out(monkeypatch)
     monkeypatch.setattr(pipeline_module, "best_start", lambda *_, **__: "given")
     assert tuned(POOL).start == "given"
     assert tuned(POOL, replace(QUICK, start="balanced")).start == "balanced"
@@ -115,7 +120,7 @@ def test_a_pool_of_clear_clusters_makes_a_better_head():
 
 @pytest.mark.parametrize("draws", ["partner", "both"])
 def test_the_pool_is_labeled_anew_with_the_heads_as_they_become(monkeypatch, draws):
-    monkeypatch.setattr(use_module, "MARGIN", float("-inf"))
+    use_whatever_comes_out(monkeypatch)
     given, label = [], PoolLabeler.label
     monkeypatch.setattr(PoolLabeler, "label", lambda self, heads: given.append(heads.clone()) or label(self, heads))
     settings = replace(QUICK, steps=250, refresh=50)
@@ -173,7 +178,7 @@ def test_several_processes_ask_no_neighbours(source):
     check_request(FinetuneRecipe(metric="mean_recall", features="f.npz"), Ranks(0, 2))
 
 
-def test_the_pool_is_used_only_where_what_comes_out_is_better_and_keeps_the_constraints():
+def test_the_pool_is_used_only_where_what_comes_out_is_better_and_keeps_the_constraints(monkeypatch):
     result = tuned(POOL)
     use, plan = result.pool, result.pool.labeler.plan
     labels = plan.labels
@@ -191,6 +196,8 @@ def test_the_pool_is_used_only_where_what_comes_out_is_better_and_keeps_the_cons
     assert not helps(right, right)
     assert helps(right, blind, floor)
     assert not helps(right, blind, ceiling)
+    monkeypatch.setattr(use_module, "WORTHWHILE", 1.0)
+    assert not helps(right, blind)  # better, but not by so much
     judged = use.judged(right, blind, METRICS["mean_recall"], QUICK, ())
     told = use.labeler.evidence.judge(torch.stack([plan.pool.space.encode_head(head) for head in right]))
     recalls = use.labeler.evidence.confusion(told).double()

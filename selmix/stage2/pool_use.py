@@ -23,6 +23,8 @@ from selmix.stage2.starts import balanced_heads
 
 logger = logging.getLogger("selmix")
 
+WORTHWHILE = 0.005  # of the metric: less may be a single sample, whose standard error says little of a minimum
+
 
 @dataclass(frozen=True)
 class PoolUse:
@@ -61,14 +63,14 @@ class PoolUse:
     ) -> "PoolUse":
         """Return the same with the decision between heads tuned with the pool and without it.
 
-        The new ones must be better by a standard error, and must not violate the constraints more.
+        The new ones must be better by a standard error and by half a point, and must not violate the constraints more.
         """
         evidence, plan = self.labeler.evidence, self.labeler.plan
         weights = [plan.ranks.first(_encoded(plan, heads)) for heads in (new, old)]
         told, before = map(evidence.judge, weights)
         objective = metric.objective(evidence.support, settings.rounding)
         difference, error = evidence.difference(objective, told, before, pseudo_count=settings.pseudo_count)
-        better = difference > MARGIN * error
+        better = difference > max(MARGIN * error, WORTHWHILE)
         if constraints:
             missed = [
                 float((-joint_slack(constraints, evidence.confusion(own))).clamp_min(0).sum()) for own in (told, before)
