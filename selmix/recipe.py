@@ -238,7 +238,10 @@ def stage_two_tables(assignments: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def pseudo_settings(values: dict[str, Any]) -> PseudoSettings:
     """Check and build the settings of pseudo-labels; faults are raised as UsageError."""
-    return build_settings(PseudoSettings, values)
+    try:
+        return build_settings(PseudoSettings, values)
+    except UsageError as error:
+        raise UsageError(f"[pseudo] {error}") from error
 
 
 def refine_settings(values: dict[str, Any]) -> RefineSettings:

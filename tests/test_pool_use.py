@@ -204,3 +204,12 @@ def test_the_pool_is_used_only_where_what_comes_out_is_better_and_keeps_the_cons
     expected = float((recalls.diagonal() / recalls.sum(1)).mean()) - 1 / 3
     assert judged.difference == pytest.approx(expected, abs=0.1)  # pseudo-counts pull both towards the middle
     assert judged.standard_error > 0
+
+
+def test_settings_of_pseudo_labels_are_refused_by_table_and_name():
+    for values, said in (
+        ({"threshold": 2.0}, r"^\[pseudo\] threshold must be in \[0, 1\], got 2.0$"),
+        ({"bond": 1}, "bound"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            check_request(FinetuneRecipe(metric="mean_recall", features="f.npz", pseudo=values))
