@@ -125,3 +125,13 @@ def test_several_pseudo_classes_together_are_one():
     estimate, lower = found.together(torch.zeros(3, dtype=torch.bool))
     assert math.isnan(estimate)
     assert lower == 0
+
+
+def test_where_nothing_is_selected_there_is_nothing_to_be_precise_about():
+    nothing = pseudo_precision(torch.tensor([0, 1, 1]), torch.full((3,), -1), torch.tensor([0.5, 0.5]))
+    assert nothing.share.tolist() == [0, 0]
+    assert nothing.estimate.isnan().all()
+    assert nothing.lower.tolist() == [0, 0]
+    estimate, lower = nothing.together(torch.tensor([True, True]))
+    assert estimate != estimate  # nan
+    assert lower == 0

@@ -81,7 +81,7 @@ def pseudo_precision(
     weights = torch.ones_like(labels, dtype=torch.float64) if weights is None else weights.double()
 
     def per_class(classes: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        return torch.bincount(classes, values, minlength=num_classes)
+        return torch.bincount(classes, values, minlength=num_classes).double()  # of nothing it is int64
 
     support = per_class(labels, weights)
     importance = weights * (prior.double() / support.clamp_min(1e-300))[labels]
