@@ -81,8 +81,8 @@ class PoolLabeler:
 
         No source that a head listens to knows the labels that it judges, and it is by others that sources are weighed
         and the prior is estimated. (What sources say of these others they have learnt from all but one fold, so a trace
-        remains in those few numbers; as it does in what the evidence is worth, in the guard and in the centre of the vote
-        and the graph, which are everybody's.)
+        remains in those few numbers; as it does in what the evidence is worth, in the guard and in the centre of the
+        features for the neighbours, which are everybody's.)
         """
         scores = self._judged(weights)
         passed, of_head = torch.full_like(self._labels, -1), []
