@@ -32,8 +32,8 @@ Unlabeled = Annotated[
     str | None,
     typer.Option(
         "--unlabeled",
-        help="Unlabeled images to pseudo-label (pseudo.KEY=VALUE) and learn from where that helps, in place of the data's "
-        "own: a folder, or as for --data; none to leave these aside.",
+        help="Unlabeled images to pseudo-label (pseudo.KEY=VALUE) and learn from where that helps, in place of the "
+        "data's own: a folder, or as for --data; none to leave these aside.",
     ),
 ]
 Cache = Annotated[

@@ -1,5 +1,6 @@
 """The space in which heads are tuned: centred features of unit mean square, with a constant 1 for the bias."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +54,10 @@ class FeatureSpace:
         """Return the weight [k, d + 1] that gives the head's logits on encoded features."""
         bias = head.bias + head.weight @ self.centre
         return torch.cat([head.weight * self.scale, bias.unsqueeze(1)], dim=1)
+
+    def encode_heads(self, heads: Sequence[LinearHead]) -> torch.Tensor:
+        """Return the weights [h, k, d + 1] of several heads."""
+        return torch.stack([self.encode_head(head) for head in heads])
 
     def decode_head(self, weight: torch.Tensor) -> LinearHead:
         """Return the head on plain features that gives the logits of `weight` [k, d + 1] on encoded ones."""

@@ -69,7 +69,7 @@ def diagnose(
         pairs: how many to try, drawn evenly over the ranks of all gains, negative ones too; all, if there are fewer.
     """
     space = plan.pool.space
-    weights = torch.stack([space.encode_head(head) for head in heads])
+    weights = space.encode_heads(heads)
     evidence = Evidence.gather(plan, space, weights, generator=generator)
     objective = metric.objective(evidence.support, settings.rounding)
 

@@ -66,7 +66,7 @@ class PoolUse:
         The new ones must be better by a standard error and by half a point, and must not violate the constraints more.
         """
         evidence, plan = self.labeler.evidence, self.labeler.plan
-        weights = [plan.ranks.first(_encoded(plan, heads)) for heads in (new, old)]
+        weights = [plan.ranks.first(plan.pool.space.encode_heads(heads)) for heads in (new, old)]
         told, before = map(evidence.judge, weights)
         objective = metric.objective(evidence.support, settings.rounding)
         difference, error = evidence.difference(objective, told, before, pseudo_count=settings.pseudo_count)
@@ -108,7 +108,7 @@ def label_pool(
         class_names: for the log.
         seed: of evidence and retraining.
     """
-    weights = plan.ranks.first(_encoded(plan, labeled))
+    weights = plan.ranks.first(plan.pool.space.encode_heads(labeled))
     evidence = Evidence.gather(plan, plan.pool.space, weights, generator=torch_generator(seed, "pool"))
     labeler = PoolLabeler(plan, evidence, pseudo)
     labels = labeler.label(weights)
@@ -129,10 +129,6 @@ def label_pool(
             generator=torch_generator(seed, "pseudo-labeled"),
         )
     return PoolUse(labeler, labels, heads, room(plan, labeled, metric), usable)
-
-
-def _encoded(plan: CrossFit, heads: list[LinearHead]) -> torch.Tensor:
-    return torch.stack([plan.pool.space.encode_head(head) for head in heads])
 
 
 def room(plan: CrossFit, heads: list[LinearHead], metric: Metric) -> float:

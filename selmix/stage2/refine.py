@@ -82,7 +82,7 @@ def refine(
     Source: SelMix, ICLR 2024, algorithm 1, on cached features; cross-fitting and the weighing of the evidence are ours.
     """
     space, ranks = plan.pool.space, plan.ranks
-    weights = ranks.first(torch.stack([space.encode_head(head) for head in heads]))
+    weights = ranks.first(space.encode_heads(heads))
     evidence = Evidence.gather(plan, space, weights, knows_train=knows_train, generator=generator)
     means = evidence.row_means()
     smoothing = plan.smoothing(settings.smoothing)

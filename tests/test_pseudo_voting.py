@@ -1,4 +1,4 @@
-"""Sources of pseudo-labels: against Bayes' rule, a naive vote sample by sample, and what a pool can be short of."""
+"""The vote of labeled neighbours: against a naive one sample by sample, and what a pool can be short of."""
 
 import math
 
@@ -7,7 +7,6 @@ import torch
 
 from selmix.errors import UsageError
 from selmix.features.rows import StackedRows
-from selmix.pseudo.sources import agreed, corrected_probabilities, head_probabilities
 from selmix.pseudo.voting import VoteSettings, VotingBank
 
 UNIFORM = torch.full((3,), 1 / 3, dtype=torch.float64)
@@ -15,34 +14,6 @@ UNIFORM = torch.full((3,), 1 / 3, dtype=torch.float64)
 
 def normal(*shape: int, seed: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def test_the_correction_is_bayes_rule():
-    # P(x | c) of one x under three classes; logits of a head that was trained under `trained`
-    likelihood = torch.tensor([0.5, 0.2, 0.1], dtype=torch.float64)
-    trained, prior = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.1, 0.3, 0.6])
-    logits = (likelihood * trained).log()[None] + 3
-    posterior = likelihood * prior / (likelihood * prior).sum()
-    torch.testing.assert_close(corrected_probabilities(logits, trained, prior)[0], posterior.float())
-    torch.testing.assert_close(corrected_probabilities(logits, trained, trained), head_probabilities(logits))
-
-
-def test_a_class_without_a_share_is_ruled_out_and_nan_abstains():
-    logits = torch.tensor([[2.0, 1.0, 0.0], [math.nan, 0.0, 0.0], [math.inf, 0.0, 0.0]])
-    odds = [1 / (1 + math.exp(-1)), 1 / (1 + math.e)]
-    for trained, prior in ([0, 0.5, 0.5], [0.2, 0.4, 0.4]), ([0.2, 0.4, 0.4], [0, 0.5, 0.5]):
-        corrected = corrected_probabilities(logits, torch.tensor(trained), torch.tensor(prior))
-        assert corrected[0].tolist() == pytest.approx([0, *odds])
-        assert not corrected[1:].any()
-    assert not corrected_probabilities(logits, torch.tensor([1.0, 0, 0]), torch.tensor([0, 1.0, 0])).any()
-    assert not head_probabilities(logits)[1:].any()
-
-
-def test_two_sources_agree_or_abstain():
-    first = torch.tensor([[0.6, 0.4, 0], [0.6, 0.4, 0], [0, 0, 0], [0.9, 0.1, 0]])
-    second = torch.tensor([[0.8, 0.0, 0.2], [0.4, 0.6, 0], [1, 0, 0], [0, 0, 0]])
-    assert agreed(first, second)[0].tolist() == pytest.approx([0.7, 0.2, 0.1])
-    assert not agreed(first, second)[1:].any()
 
 
 def case() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
