@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.optimize import linprog, minimize
 
-from selmix.pseudo.prior import black_box_prior, calibrated_prior, estimate_prior, misfit, prior_interval
+from selmix.pseudo.prior import estimate_prior, misfit, prior_interval
 
 K = 5
 LONG_TAIL = 20.0 ** -torch.linspace(0, 1, K, dtype=torch.float64)
@@ -30,7 +30,6 @@ def test_an_exact_mixture_is_taken_apart(name, columns):
     rates, prior = random_rates(0, columns), PRIORS[name]
     counts = 1e6 * prior @ rates
     torch.testing.assert_close(estimate_prior(rates, counts), prior, atol=1e-6, rtol=0)
-    torch.testing.assert_close(black_box_prior(rates, counts), prior, atol=1e-9, rtol=0)
     chance = misfit(1000 * rates, counts, replicates=20, generator=np.random.default_rng(0))
     assert chance.share < 1e-6
     # as many equations as shares: luck is explained, too
@@ -73,61 +72,19 @@ def test_the_most_likely_prior_is_that_of_a_naive_em_and_of_slsqp(pseudo_count):
     assert bool((found > 0.003).all()) == (pseudo_count > 0)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_the_black_box_is_least_squares_on_the_simplex(seed):
-    generator = np.random.default_rng(seed)
-    rates, counts = random_rates(seed, K + 1), torch.from_numpy(generator.dirichlet(np.full(K + 1, 0.2)) * 50)
-    found = black_box_prior(rates, counts).numpy()
-    shares = counts.numpy() / 50
-    best = minimize(
-        lambda prior: np.square(prior @ rates.numpy() - shares).sum(),
-        np.full(K, 1 / K),
-        bounds=[(0, 1)] * K,
-        constraints={"type": "eq", "fun": lambda prior: prior.sum() - 1},
-        options={"ftol": 1e-15, "maxiter": 500},
-    )
-    assert found.sum() == pytest.approx(1)
-    assert found == pytest.approx(best.x, abs=1e-4)
-    assert (found == 0).any()  # else the simplex would be no constraint
-
-
-def test_hard_predictions_are_probabilities_that_a_class_is_behind_them():
-    rates, trained = random_rates(2), PRIORS["matched"]
-    behind = (trained[:, None] * rates / (trained @ rates)).T  # row j: P(y | yhat = j) under the trained prior
-    counts = torch.tensor([40, 30, 20, 25, 35])
-    soft = calibrated_prior(torch.cat([behind.repeat_interleave(counts, 0), torch.zeros(9, K)]), trained)
-    torch.testing.assert_close(soft, estimate_prior(rates, counts), atol=1e-6, rtol=0)
-    soft = calibrated_prior(behind.repeat_interleave(counts, 0).float(), trained, pseudo_count=7)
-    torch.testing.assert_close(soft, estimate_prior(rates, counts, pseudo_count=7), atol=1e-6, rtol=0)
-
-
-def test_calibrated_probabilities_in_blocks_find_a_reversed_prior(monkeypatch):
-    monkeypatch.setattr("selmix.pseudo.prior._CELLS", 1000 * K)
-    # unit normals around the corners of a simplex: the posterior under the trained prior is known
-    generator, trained, prior = torch.Generator().manual_seed(0), PRIORS["matched"], PRIORS["reversed"]
-    labels = torch.multinomial(prior, 8000, replacement=True, generator=generator)
-    points = torch.randn(8000, K, generator=generator, dtype=torch.float64) + 2 * torch.eye(K)[labels]
-    found = calibrated_prior((2 * points + trained.log()).softmax(1), trained)
-    drawn = torch.bincount(labels, minlength=K) / 8000
-    assert float((found - drawn).abs().max()) < 0.02
-    assert float((trained - drawn).abs().max()) > 0.3
-
-
 def test_classes_without_evidence_get_nothing_but_what_is_imagined():
     rates = torch.tensor([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0, 0, 0]])
     counts = torch.tensor([50.0, 30, 20])
-    for found in (estimate_prior(rates, counts), black_box_prior(rates, counts)):
-        assert found[2] == 0
-        assert float(found.sum()) == pytest.approx(1)
+    found = estimate_prior(rates, counts)
+    assert found[2] == 0
+    assert float(found.sum()) == pytest.approx(1)
     # 10 / 3 imaginary samples among 100 of the pool and 10 imaginary ones
     assert float(estimate_prior(rates, counts, pseudo_count=10)[2]) == pytest.approx(10 / 3 / 110)
-    assert calibrated_prior(torch.ones(4, 3) / 3, torch.tensor([0.5, 0.5, 0])).tolist() == [0.5, 0.5, 0]
     # a prediction that no class makes tells nothing: 60 and 30 remain, of classes that are never mistaken
     never = torch.tensor([[1.0, 0, 0], [0, 1, 0]])
     assert estimate_prior(never, torch.tensor([60.0, 30, 10])).tolist() == pytest.approx([2 / 3, 1 / 3])
     assert estimate_prior(never, torch.zeros(3)).tolist() == [0.5, 0.5]
     assert estimate_prior(torch.zeros(2, 2), counts[:2]).tolist() == [0, 0]
-    assert calibrated_prior(torch.empty(0, 2), torch.ones(2) / 2).tolist() == [0.5, 0.5]
 
 
 def simulated(prior: torch.Tensor, generator: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:

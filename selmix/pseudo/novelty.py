@@ -32,17 +32,6 @@ def likeness(similarities: torch.Tensor, *, count: int = 10) -> torch.Tensor:
     return torch.where(number > 0, nearest.masked_fill(~there, 0).sum(1) / number.clamp_min(1), -1)
 
 
-def least_likeness(own: torch.Tensor, weights: torch.Tensor, *, share: float = 0.05) -> torch.Tensor:
-    """Return the likeness under which a share of the labeled samples is, 0-d: what is below is unlike them.
-
-    Args:
-        own: [n] likenesses of labeled samples, each to the others; n may not be 0.
-        weights: [n], what each counts, not all 0: `class_weights`.
-        share: of the weight.
-    """
-    return _quantiles(own, weights, torch.tensor([share], dtype=torch.float64))[0]
-
-
 def share_unlike(own: torch.Tensor, weights: torch.Tensor, pool: torch.Tensor) -> float:
     """Return a lower bound of the pool's share that is of no known class, in [0, 1]; 0 for an empty pool.
 

@@ -5,10 +5,9 @@ the share of prediction j in the pool. If the pool differs from the labeled samp
 q = R^T pi (label shift). There may be more predictions than classes: an abstention is one, too.
 
     maximum likelihood:  max_pi sum_j q_j log (R^T pi)_j          pi_i <- pi_i sum_j q_j R_ij / (R^T pi)_j
-    black box:           min_pi |R^T pi - q|^2 on the simplex
 
-The left one weighs rare predictions as they deserve and is the one to use; the other is the usual yardstick. A class of
-which no labeled sample is judged has a row of zeros and gets no share (but for `pseudo_count`).
+It weighs rare predictions as they deserve, where least squares on the simplex (BBSE) weighs all alike. A class of which
+no labeled sample is judged has a row of zeros and gets no share (but for `pseudo_count`).
 
 If the pool holds classes that do not exist, no mixture of the rows of R need explain q; `misfit` is how much of q the
 best one leaves over. It sees only what changes the predictions in a way that no prior can: 0 proves nothing.
@@ -22,13 +21,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
 from scipy.sparse import csr_array
 
 from selmix.bootstrap import resampled_rows
 from selmix.confusion import row_normalised
 
-_CELLS = 1 << 22  # probabilities in memory at a time, in float64
 _STEPS = 20000
 _TOLERANCE = 1e-9  # of the prior's change in a step, summed over classes
 _ROUGH = 1e-5  # likewise in the bootstrap, whose own noise is larger
@@ -44,54 +41,6 @@ def estimate_prior(rates: torch.Tensor, counts: torch.Tensor, *, pseudo_count: f
     """
     likeliest = _most_likely(_sparse(rates), _numpy(counts), _anything(rates), pseudo_count, _TOLERANCE)
     return torch.from_numpy(likeliest)
-
-
-def black_box_prior(rates: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """Return the prior whose mixture is nearest to the shares of the counts by least squares, float64 [k].
-
-    On the simplex R^T pi - q = B pi with B = R^T - q 1^T. The least |B u|^2 + (1^T u - 1)^2 over u >= 0 is reached in
-    the direction u = t pi of the least |B pi|^2, whatever t: one problem of non-negative least squares.
-
-    Args:
-        rates: [k, c], of one judged class at least.
-        counts: [c], at least one.
-    """
-    judged = (rates.sum(1) > 0).numpy()
-    shares = _numpy(counts) / _numpy(counts).sum()
-    table = _numpy(rates)[judged].T - shares[:, None]
-    system = np.vstack([table, np.ones(table.shape[1])])
-    direction, _ = nnls(system, np.append(np.zeros(len(table)), 1.0))
-    prior = np.zeros(len(rates))
-    prior[judged] = direction / direction.sum()
-    return torch.from_numpy(prior)
-
-
-def calibrated_prior(
-    probabilities: torch.Tensor, trained_prior: torch.Tensor, *, pseudo_count: float = 0.0
-) -> torch.Tensor:
-    """Return the most likely prior from probabilities that are calibrated under another prior, float64 [k].
-
-    Args:
-        probabilities: [m, k]; rows of zeros are left aside.
-        trained_prior: [k], the prior under which they are calibrated; a class without a share gets none.
-        pseudo_count: as in `estimate_prior`.
-
-    Source: Saerens et al., Neural Computation 2002, eq. 2.9.
-    """
-    inverse = torch.where(trained_prior > 0, 1 / trained_prior.double(), 0)
-    blocks = probabilities.split(max(1, _CELLS // len(trained_prior)))
-
-    def posterior_sums(prior: np.ndarray) -> np.ndarray:
-        ratio = torch.from_numpy(prior) * inverse
-        total = torch.zeros_like(ratio)
-        for block in blocks:
-            joint = block.double() * ratio
-            # a row without a class that may be is left aside
-            total += (joint / joint.sum(1, keepdim=True).clamp_min(1e-300)).sum(0)
-        return total.numpy()
-
-    start = _numpy(inverse > 0) / float((inverse > 0).sum())
-    return torch.from_numpy(_fixed_point(posterior_sums, start, pseudo_count, _TOLERANCE))
 
 
 def prior_interval(
