@@ -6,7 +6,13 @@ import shlex
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import timm
+import torch
+from builders import write_image_folder
+from typer.testing import CliRunner
 
+from selmix.commands import app
 from selmix.recipe import load_recipe, parse_assignments
 from selmix.train_recipe import TrainRecipe, train_settings
 
@@ -42,6 +48,21 @@ def test_the_shortened_training_with_unlabeled_images_is_as_long_as_the_page_say
     settings = train_settings(load_recipe(recipe, TrainRecipe, parse_assignments(shlex.split(words.group(1)))))
     assert settings.semi is not None
     assert settings.stage1.epochs * settings.semi.steps_per_epoch == int(words.group(2).replace(",", ""))
+
+
+def test_the_recipe_for_images_of_ones_own_trains(tmp_path, monkeypatch):
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    write_image_folder(Path("my_images"), {"train": {"cat": 4, "dog": 4}, "unlabeled": {"any": 6}})
+    torch.manual_seed(0)
+    safetensors.torch.save_file(timm.create_model("resnet18").state_dict(), "resnet18.safetensors")
+    Path("mine.toml").write_text(text.replace("224, 224", "32, 32"))
+    words = ["stage1.epochs=1", "stage1.batch_size=4", "semi.steps_per_epoch=2"]
+    result = CliRunner().invoke(app, ["train", "mine.toml", "--out", "run", *words])
+    assert result.exit_code == 0, result.output
+    manifest = json.loads(Path("run/manifest.json").read_text())
+    assert manifest["class_counts"] == [4, 4]
+    assert manifest["recipe"]["semi"]["method"] == "fixmatch"
 
 
 def test_the_figures_of_what_ships_are_those_of_its_manifest():

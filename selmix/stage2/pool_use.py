@@ -113,13 +113,21 @@ def label_pool(
     labeler = PoolLabeler(plan, evidence, pseudo)
     labels = labeler.label(weights)
     used = plan.ranks.total(torch.bincount(labels.of_head[-1] + 1, minlength=plan.num_classes + 1))[1:]
+    usable = bool(used.any())
+    if usable:
+        logger.info(
+            "%s of the %s unlabeled samples have a pseudo-label to learn from: heads are tuned with these, too, and "
+            "compared",
+            f"{int(used.sum()):,}",
+            f"{int(plan.ranks.total(torch.tensor(len(plan.unlabeled)))):,}",
+        )
     lacking = [name for name, count in zip(class_names, used.tolist(), strict=True) if not count]
     if lacking:
         logger.info(
             "classes without pseudo-labels that can be trusted, which draw labeled samples alone: %s",
             ", ".join(lacking),
         )
-    heads, usable = None, bool(used.any())
+    heads = None
     if usable and pseudo.draws == "both":
         heads = balanced_heads(
             plan,
