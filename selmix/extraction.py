@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from selmix.agreement import together
-from selmix.backbones import load_backbone
+from selmix.backbones import Backbone, load_backbone
 from selmix.data.assembly import digest_of_images
 from selmix.data.images import ImageData
 from selmix.data.sources import open_images
-from selmix.data.unlabeled import with_pool
+from selmix.data.unlabeled import pool_alone, with_pool
 from selmix.features.cached import load_cache
 from selmix.features.extract import Track, resolved_dtype
 from selmix.features.file import load_features, with_pool_features
@@ -61,13 +61,18 @@ def features_of_images(
     """
     started = time.perf_counter()
     images = _images(recipe)
-    filled, head = _filled(recipe, images, device, ranks, track)
-    data = load_cache(filled.folder, ranks=ranks, images=images)
+    backbone = _backbone(recipe, images, ranks)
+    head = backbone.head_for(images.class_names)
+    # a pool named beside the data has a cache of its own: theirs serves with any pool
+    apart = recipe.cache is None and recipe.unlabeled not in (None, NO_POOL)
+    groups = [with_pool(images, None), pool_alone(images)] if apart else [images]
+    filled = [_filled(recipe, own, backbone, head, device, ranks, track) for own in groups]
+    data = load_cache(filled[0].folder, ranks=ranks, images=images, pool_folder=filled[1].folder if apart else None)
     return replace(
         data,
         head=head,
         seconds={"extract": time.perf_counter() - started},
-        cache=data.cache | {"reused": filled.images == 0},
+        cache=data.cache | {"reused": not any(own.images for own in filled)},
     )
 
 
@@ -80,7 +85,9 @@ def extract_to_cache(
         UsageError: for an unknown name.
         DataError: for faulty data or weights, or a cache that cannot be written.
     """
-    return _filled(recipe, _images(recipe), device, ranks, track)[0]
+    images = _images(recipe)
+    backbone = _backbone(recipe, images, ranks)
+    return _filled(recipe, images, backbone, backbone.head_for(images.class_names), device, ranks, track)
 
 
 def _images(recipe: ExtractRecipe) -> ImageData:
@@ -109,9 +116,8 @@ def describe_cache(filled: Filled) -> dict[str, Any]:
     }
 
 
-def _filled(
-    recipe: ExtractRecipe, images: ImageData, device: torch.device, ranks: Ranks, track: Track | None
-) -> tuple[Filled, LinearHead | None]:
+def _backbone(recipe: ExtractRecipe, images: ImageData, ranks: Ranks) -> Backbone:
+    """Load the backbone; warn where it knows the images that are to stand in for val."""
     backbone = load_backbone(recipe.backbone, arch=recipe.arch, overrides=recipe.overrides())
     train = digest_of_images(images.class_names, {"train": images.splits["train"]}, images.group_names)
     if backbone.trained_on == train and "val" not in images.splits and ranks.leads:
@@ -120,7 +126,19 @@ def _filled(
             "it knows them, so what steers the tuning is too good to be true; bring a val that it has not seen, as "
             "val_fraction in a recipe of `selmix train` sets aside"
         )
-    head = backbone.head_for(images.class_names)
+    return backbone
+
+
+def _filled(
+    recipe: ExtractRecipe,
+    images: ImageData,
+    backbone: Backbone,
+    head: LinearHead | None,
+    device: torch.device,
+    ranks: Ranks,
+    track: Track | None,
+) -> Filled:
+    named = {"backbone", "data"} | ({"unlabeled"} & images.splits.keys())
     filling = Filling(
         images,
         backbone,
@@ -130,8 +148,8 @@ def _filled(
         skip_bad=recipe.on_bad_image == "skip",
         head=head,
         workers=recipe.workers,
-        about=recipe.model_dump(include={"backbone", "data", "unlabeled"}, exclude_none=True),
+        about=recipe.model_dump(include=named, exclude_none=True),
         ranks=ranks,
         track=track,
     )
-    return fill_cache(filling, None if recipe.cache is None else Path(recipe.cache)), head
+    return fill_cache(filling, None if recipe.cache is None else Path(recipe.cache))

@@ -137,6 +137,30 @@ def test_the_pool_is_extracted_shown_and_counted_and_changes_no_figure(folder, t
         assert (document["digests"] == before["digests"]) == (name == "none")
 
 
+def test_another_pool_leaves_the_features_of_the_data_as_they_are(folder, tmp_path):
+    images = ("--backbone", BACKBONE, "--data", folder, "--dtype", "float32")
+    code, first, _ = finetune(tmp_path / "a", *images)
+    assert code == 0
+    cache = json.loads(first)["features"]["folder"]
+    write_pool(tmp_path / "pool")
+    of_test = sorted((folder / "test").rglob("*.png"))[0]
+    (tmp_path / "pool" / "moth" / "seen.png").write_bytes(of_test.read_bytes())
+    words = (*images, "--unlabeled", tmp_path / "pool")
+    code, apart, stderr = finetune(tmp_path / "b", *words)
+    assert code == 0
+    assert f"features reused from {cache}" in stderr
+    assert "features of 7 images" in stderr  # nothing but the pool goes through the backbone
+    assert "of test are in train and val and unlabeled, too" in stderr  # leaks are looked for across both
+    code, together, _ = finetune(tmp_path / "c", *words, "--cache", tmp_path / "all")
+    assert code == 0
+    apart, together = json.loads(apart), json.loads(together)
+    for key in ("before", "after", "support", "pseudo_labels", "interval"):
+        assert apart[key] == together[key], key
+    assert apart["digests"].keys() == {"data", "backbone", "unlabeled"}
+    assert apart["digests"]["data"] == json.loads(first)["digests"]["data"]
+    assert "features of" not in finetune(tmp_path / "d", *words)[2]
+
+
 def test_a_wrong_pool_is_refused_before_anything_is_extracted(folder, tmp_path):
     code, stdout, stderr = extract(folder, tmp_path / "cache", "--unlabeled", tmp_path / "nowhere")
     assert (code, stdout, stderr.count("\n")) == (3, "", 1)

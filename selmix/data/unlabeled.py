@@ -37,6 +37,12 @@ def with_pool(data: ImageData, spec: str | None) -> ImageData:
     return replace(data, splits=in_order, digest=digest_of_images(data.class_names, in_order, data.group_names))
 
 
+def pool_alone(data: ImageData) -> ImageData:
+    """Return the unlabeled pool of a data set, which has one, without the rest."""
+    splits = {"unlabeled": data.splits["unlabeled"]}
+    return replace(data, splits=splits, digest=digest_of_images(data.class_names, splits, data.group_names))
+
+
 def _pool(spec: str, table: list[str]) -> ImageSplit:
     path = Path(spec)
     findings: list[Finding] = []

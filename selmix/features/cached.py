@@ -33,7 +33,9 @@ class _Own:
     digests: list[str | None]
 
 
-def load_cache(folder: Path, *, ranks: Ranks = ALONE, images: ImageData | None = None) -> FeatureData:
+def load_cache(
+    folder: Path, *, ranks: Ranks = ALONE, images: ImageData | None = None, pool_folder: Path | None = None
+) -> FeatureData:
     """Open a feature cache; its features are in memory as float32 where they fit easily, else on memory maps.
 
     Rows of images that could not be read are left out.
@@ -44,33 +46,40 @@ def load_cache(folder: Path, *, ranks: Ranks = ALONE, images: ImageData | None =
             what belongs to them.
         images: where they are at hand, the features must be of what the files hold now; those of the pool stay beside
             its features.
+        pool_folder: the cache of the unlabeled pool, by the same backbone, where that is one of its own.
 
     Raises:
         DataError: if it is no complete cache, a block or a file is missing or damaged, or a class has no image left.
     """
     try:
-        return _load(folder, ranks, images)
+        return _load([folder] if pool_folder is None else [folder, pool_folder], ranks, images)
     except Torn as error:
         raise DataError(
             f"{folder}: {error}; repeat the `selmix extract` that made it, with the same --out: what is sound stays"
         ) from error
 
 
-def _load(folder: Path, ranks: Ranks, images: ImageData | None) -> FeatureData:
-    sidecar = read_sidecar(folder)
-    if not sidecar.complete:
-        raise Torn("it is not complete")
-    parts = {part.name: _own(folder, sidecar, part, ranks, images) for part in sidecar.parts}
+def _load(folders: list[Path], ranks: Ranks, images: ImageData | None) -> FeatureData:
+    parts: dict[str, _Own] = {}
+    homes: dict[str, tuple[Path, Sidecar]] = {}  # of each split
+    for folder in folders:
+        sidecar = read_sidecar(folder)
+        if not sidecar.complete:
+            raise Torn("it is not complete")
+        homes |= dict.fromkeys(sidecar.sizes, (folder, sidecar))
+        parts |= {part.name: _own(folder, sidecar, part, ranks, images) for part in sidecar.parts}
+    folder, sidecar = homes["train"]
     in_memory = 4 * sidecar.width * sum(len(own.rows) for own in parts.values())
     fits = in_memory < _COMFORTABLE * psutil.virtual_memory().available
     splits, pool, ids, bad_images = {}, None, {}, {}
-    for name in (name for name in EXTRACTED if name in sidecar.sizes):
-        viewed = [parts[part.name] for part in sidecar.parts if part.split == name and part.view]
+    for name in (name for name in EXTRACTED if name in homes):
+        home, own_sidecar = homes[name]
+        viewed = [parts[part.name] for part in own_sidecar.parts if part.split == name and part.view]
         own, bad = parts[name], parts[name].bad
         for view in viewed:
             bad = bad | view.bad  # an image that went bad meanwhile has no row in any of them
-        kept, names = own.rows[~bad], read_fact(folder, f"{name}.ids.json", sidecar)
-        given = [read_fact(folder, f"{name}.{kind}.npy", sidecar) for kind in ("labels", "groups", "audit")]
+        kept, names = own.rows[~bad], read_fact(home, f"{name}.ids.json", own_sidecar)
+        given = [read_fact(home, f"{name}.{kind}.npy", own_sidecar) for kind in ("labels", "groups", "audit")]
         labels, groups, audit = (None if numbers is None else torch.from_numpy(numbers)[kept] for numbers in given)
         rows, views = _rows(own.blocks, ~bad, sidecar.width, fits), None
         if viewed:
@@ -95,7 +104,8 @@ def _load(folder: Path, ranks: Ranks, images: ImageData | None) -> FeatureData:
         group_names=sidecar.group_names,
         unlabeled=pool,
         head=None if weight is None else LinearHead(torch.from_numpy(weight), torch.from_numpy(bias)),
-        digests={"data": sidecar.identity.data, "backbone": sidecar.identity.backbone},
+        digests={"data": sidecar.identity.data, "backbone": sidecar.identity.backbone}
+        | ({"unlabeled": homes["unlabeled"][1].identity.data} if len(folders) > 1 else {}),
         seconds={"extract": 0.0},
         cache={
             "folder": str(folder),
