@@ -193,6 +193,8 @@ def _of_pool(pool: PoolUse, audit: torch.Tensor) -> dict[str, Any]:
         "difference": _figure(pool.difference),
         "standard_error": _figure(pool.standard_error),
         "room": _figure(pool.room),
+        "relief": _figure(pool.relief),
+        "strangers": None if pool.strangers is None else _figure(pool.strangers),
         "count": int(used.sum()),
         "size": len(audit),
         # as estimated for the classes that are used, in the shares in which they are

@@ -267,6 +267,8 @@ def test_words_say_what_became_of_the_pool():
     )
     assert told[1] == "pseudo-labels: 4,100 of 4,500 used, estimated precision 91 % (lower bound 88 %)"
     assert len(told) == 2
+    taken = headline(plain_document(difference=0.001), "min_recall")
+    assert taken[0].endswith("taken as long as they are not worse, since it has many images of classes with few labels")
     aside = headline(plain_document(used=False, share_of_no_class=0.25), "min_recall")
     assert "left aside" in aside[0]
     assert aside[0].endswith("which may be luck")

@@ -196,6 +196,21 @@ def test_the_pool_is_used_only_where_what_comes_out_is_better_and_keeps_the_cons
     assert not helps(right, right)
     assert helps(right, blind, floor)
     assert not helps(right, blind, ceiling)
+    # one that brings much where labels are few, and nothing strange, must not be worse
+    for changes, taken in (
+        ({}, True),
+        ({"relief": 0.79}, False),
+        ({"strangers": 0.1}, False),
+        ({"strangers": None}, False),
+    ):
+        welcome = replace(use, **{"relief": 0.81, "strangers": 0.0} | changes)
+        assert welcome.judged(right, right, METRICS["mean_recall"], QUICK, ()).helps == taken
+        assert not welcome.judged(blind, right, METRICS["mean_recall"], QUICK, ()).helps
+        assert not welcome.judged(right, blind, METRICS["mean_recall"], QUICK, ceiling).helps
+    # where a loss would hide in the noise it must be seen to be better
+    welcome = replace(use, relief=0.81, strangers=0.0)
+    monkeypatch.setattr(use_module, "SHARP", -1.0)
+    assert not welcome.judged(right, right, METRICS["mean_recall"], QUICK, ()).helps
     monkeypatch.setattr(use_module, "WORTHWHILE", 1.0)
     assert not helps(right, blind)  # better, but not by so much
     judged = use.judged(right, blind, METRICS["mean_recall"], QUICK, ())

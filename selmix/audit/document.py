@@ -16,7 +16,6 @@ from selmix.pseudo.prior import misfit, prior_interval
 from selmix.seeding import numpy_generator
 from selmix.stage2.pool_labels import PoolLabels
 from selmix.stage2.pool_use import PoolUse
-from selmix.stage2.witnesses import share_of_no_class
 
 _REPLICATES = 200
 _MOST_CLASSES = 2000  # a bootstrap of larger confusion matrices takes minutes
@@ -70,6 +69,7 @@ def _document(tuning: Tuning, pool: PoolUse, told: dict[str, torch.Tensor], seed
         "difference": _finite(pool.difference),
         "standard_error": _finite(pool.standard_error),
         "room": pool.room,
+        "relief": pool.relief,
         "count": tuning.unlabeled_count,
         **{name: int(own.sum()) for name, own in counts.items()},
     }
@@ -137,14 +137,12 @@ def _agreement(told: list[torch.Tensor], per_class: Any, count: int) -> dict[str
 
 def _strangers(pool: PoolUse, seed: int, *, leads: bool) -> dict[str, Any]:
     """Return what speaks for samples that are of no known class."""
-    labels, plan = pool.labels, pool.labeler.plan
-    found: dict[str, Any] = {"misfit": None, "share_of_no_class": None}
+    labels = pool.labels
+    found: dict[str, Any] = {"misfit": None, "share_of_no_class": pool.strangers}
     if leads and len(labels.prior) <= _MOST_CLASSES:
         generator = numpy_generator(seed, "misfit")
         own = misfit(labels.confusion, labels.predicted, replicates=_REPLICATES, generator=generator)
         found["misfit"] = own._asdict()
-    if plan.ranks.count == 1 and len(plan.labels) - plan.num_train >= 2 and pool.labeler.source != "head":
-        found["share_of_no_class"] = share_of_no_class(plan, labels.prior)
     return found
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from selmix.stage2.pool_use import WORTHWHILE
+
 ENOUGH_ROOM = 0.01  # in the metric, under which more samples are said to bring little
 STAGE_ONE = "`selmix train` with a [semi] table as in recipes/cifar10_lt_ssl/fixmatch_la.toml, and your data"
 
@@ -41,7 +43,12 @@ def _reason(document: dict[str, Any], metric: str) -> str:
     if not document["selected"]:
         return "no class has pseudo-labels that can be trusted"
     change, error = (100 * document[key] for key in ("difference", "standard_error"))
-    verdict = "" if document["used"] else ", which may be luck" if change > 0 else ""
+    seen = change > max(error, 100 * WORTHWHILE)
+    verdict = ""
+    if document["used"] and not seen:
+        verdict = "; it is taken as long as they are not worse, since it has many images of classes with few labels"
+    elif not document["used"] and change > 0:
+        verdict = ", which may be luck"
     return (
         f"heads that learn from its pseudo-labels, too, differ by {change:+.1f} points in {metric} "
         f"(standard error {error:.1f}) on labels that they have not learnt{verdict}"

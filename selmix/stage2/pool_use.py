@@ -1,4 +1,9 @@
-"""Whether a pool of unlabeled samples is worth learning from: its pseudo-labels must make better heads."""
+"""Whether a pool of unlabeled samples is worth learning from: heads that learn from its pseudo-labels are tried.
+
+They are compared out of fold, on few labels: the standard error of the difference is often larger than what a pool can
+bring. So who must prove what depends on what else is known of the pool: one that adds many samples where labels are few
+(`relief`), without a sign of images of no class, must not look worse; any other must be seen to be better.
+"""
 
 import logging
 import math
@@ -20,10 +25,13 @@ from selmix.stage2.pool_labels import PoolLabeler, PoolLabels
 from selmix.stage2.refine import MARGIN
 from selmix.stage2.settings import RefineSettings
 from selmix.stage2.starts import balanced_heads
+from selmix.stage2.witnesses import share_of_no_class
 
 logger = logging.getLogger("selmix")
 
 WORTHWHILE = 0.005  # of the metric: less may be a single sample, whose standard error says little of a minimum
+RELIEF = 0.8  # from which on the pool is taken unless it looks worse,
+SHARP = 0.02  # if a loss would be seen: largest standard error of the difference, in the metric
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,8 @@ class PoolUse:
         heads: retrained with class-balanced sampling on labeled and pseudo-labeled samples, to start from; None where
             pseudo-labeled samples are partners only, or where there are none.
         room: how much any samples could bring on these features: see `room`.
+        relief: what the pool adds where labels are few: see `relief`.
+        strangers: lower bound of the pool's share that is of no known class; None if nobody could tell.
         usable: whether any class has pseudo-labels that can be trusted.
         difference: by how much the heads that are tuned with the pool are better on the evidence, out of fold, in the
             metric; nan before that is known.
@@ -48,6 +58,8 @@ class PoolUse:
     labels: PoolLabels
     heads: list[LinearHead] | None
     room: float
+    relief: float
+    strangers: float | None
     usable: bool
     difference: float = math.nan
     standard_error: float = math.nan
@@ -63,14 +75,17 @@ class PoolUse:
     ) -> "PoolUse":
         """Return the same with the decision between heads tuned with the pool and without it.
 
-        The new ones must be better by a standard error and by half a point, and must not violate the constraints more.
+        The new ones must be better by a standard error and by half a point; where the pool brings much relief and no
+        strangers, and a loss would show, they must not be worse by half a point. They must not violate the constraints
+        more.
         """
         evidence, plan = self.labeler.evidence, self.labeler.plan
         weights = [plan.ranks.first(plan.pool.space.encode_heads(heads)) for heads in (new, old)]
         told, before = map(evidence.judge, weights)
         objective = metric.objective(evidence.support, settings.rounding)
         difference, error = evidence.difference(objective, told, before, pseudo_count=settings.pseudo_count)
-        better = difference > max(MARGIN * error, WORTHWHILE)
+        welcome = self.relief >= RELIEF and self.strangers == 0 and error <= SHARP
+        better = difference > (-WORTHWHILE if welcome else max(MARGIN * error, WORTHWHILE))
         if constraints:
             missed = [
                 float((-joint_slack(constraints, evidence.confusion(own))).clamp_min(0).sum()) for own in (told, before)
@@ -136,7 +151,30 @@ def label_pool(
             steps=settings.start_steps,
             generator=torch_generator(seed, "pseudo-labeled"),
         )
-    return PoolUse(labeler, labels, heads, room(plan, labeled, metric), usable)
+    strangers = None
+    if plan.ranks.count == 1 and len(plan.labels) - plan.num_train >= 2 and labeler.source != "head":
+        strangers = share_of_no_class(plan, labels.prior)
+    return PoolUse(
+        labeler, labels, heads, room(plan, labeled, metric), relief(plan.class_counts, used), strangers, usable
+    )
+
+
+def relief(labeled: torch.Tensor, pseudo_labeled: torch.Tensor) -> float:
+    """Return the share of the error of class means, averaged over classes, that pseudo-labeled samples take away.
+
+    The squared error of the mean of n samples falls as 1 / n: with m more of each class it is the share
+    sum_c (1 / n_c - 1 / (n_c + m_c)) / sum_c 1 / n_c. Classes of few labels rule it: half for as many pseudo-labels as
+    labels in each of them, nearly 1 for a pool of balanced classes beside a long tail.
+
+    Args:
+        labeled: [k] samples, > 0.
+        pseudo_labeled: [k] samples.
+
+    >>> round(relief(torch.tensor([1000, 10]), torch.tensor([0, 30])), 3)  # (1/10 - 1/40) / (1/1000 + 1/10)
+    0.743
+    """
+    before = 1 / labeled.double()
+    return float((before - 1 / (labeled + pseudo_labeled).double()).sum() / before.sum())
 
 
 def room(plan: CrossFit, heads: list[LinearHead], metric: Metric) -> float:
