@@ -17,13 +17,12 @@ from selmix.errors import UsageError
 from selmix.features.labeled import FeatureData
 from selmix.pipeline import Tuning
 from selmix.ranks import ALONE, Ranks
-from selmix.report.record import RECORD, write_record
+from selmix.report.record import RECORD, REPORT, write_record
 from selmix.report.samples import SAMPLES, write_samples
 
 _RESULT = "result.json"
 _SPLITS = "splits.json"
 _GATHERED = 1 << 20  # sample names that still go into one file
-REPORT = "report.html"
 
 
 @contextmanager

@@ -12,12 +12,12 @@ import pytest
 import torch
 from builders import gaussian_splits, noise_image, write_backbone_folder
 from PIL import Image
+from selmix.audit.page import PAGE, chosen, write_page
 from test_commands import features, run
 from threads import in_ranks
 
 from selmix import SelMixClassifier
 from selmix.audit.document import PoolAudit, audit_pool
-from selmix.audit.page import PAGE, chosen, write_page
 from selmix.audit.table import write_table
 from selmix.audit.words import headline, remedy
 from selmix.commands.pool import pool_lines, pool_table

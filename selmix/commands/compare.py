@@ -9,7 +9,7 @@ from rich.table import Table
 
 from selmix.commands import extracting, sources
 from selmix.commands.bars import progress
-from selmix.commands.console import alone, out
+from selmix.commands.console import alone, out, show_report
 from selmix.commands.options import Debug, Device, DeviceName, Json, Out, Overwrite, Quiet, Seeds, Settings
 from selmix.commands.tables import percent
 from selmix.compare import ABOUT
@@ -88,3 +88,4 @@ def _show(document: dict[str, Any], folder: Path) -> None:
     if any("difference" in summary for summary in document["summary"].values()):
         out.print("the rival was chosen by its test mean, which favours it; intervals cover test samples, not seeds")
     out.print(f"written: {folder / 'compare.json'}", soft_wrap=True, highlight=False)
+    show_report(folder)

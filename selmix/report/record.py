@@ -11,7 +11,7 @@ from selmix.data.arrays import read_npz
 from selmix.pipeline import Tuning
 from selmix.report.geometry import class_geometry
 
-RECORD = "record.npz"
+RECORD, REPORT = "record.npz", "report.html"
 HEADS = ("before", "balanced", "after")
 
 
@@ -47,7 +47,7 @@ def record_of(tuning: Tuning) -> dict[str, np.ndarray]:
             arrays[f"{split}_{head}_confidence"] = _small(predicted.confidence)
             if predicted.of_truth is not None:
                 arrays[f"{split}_{head}_of_truth"] = _small(predicted.of_truth)
-    geometry = class_geometry(data.splits["train"], len(data.class_names))
+    geometry = class_geometry(data.splits["train"], data.splits["val"], len(data.class_names))
     kept = {
         "pair_bins": trace.bins,
         "pair_drawn": trace.drawn,
@@ -58,7 +58,8 @@ def record_of(tuning: Tuning) -> dict[str, np.ndarray]:
         "multiplier_steps": trace.moments,
         "multipliers": trace.multipliers,
         "neighbour_recall": geometry.recall,
-        "neighbour_samples": geometry.compared,
+        "neighbour_judged": geometry.judged,
+        "mistaken_for": geometry.mistaken_for,
         "nearest_class": geometry.nearest,
         "separation": geometry.separation,
     }

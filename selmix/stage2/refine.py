@@ -29,7 +29,7 @@ from selmix.stage2.trace import Trace, Traced, predicted_change
 
 logger = logging.getLogger("selmix")
 
-_ELECTION = 0.25  # the last part of the steps whose heads stand for election, beside the start
+ELECTION = 0.25  # the last part of the steps whose heads stand for election, beside the start
 MARGIN = 1.0  # standard errors of the difference by which the elected heads must beat the start
 _LARGEST_BOOST = 64.0  # of the multipliers' steps while nothing moves
 TEMPERATURE = 0.3  # of the softened predictions whose confusion matrix gives the gains
@@ -164,7 +164,7 @@ def refine(
         found = {"step": step, "largest_gain": largest, "predicted_change": promised}
         history.append(found | ascent.record(predictions))
         logger.debug("step %d of %d: %s %.4f out of fold", step, settings.steps, metric.name, history[-1]["metric"])
-        if step >= settings.steps * (1 - _ELECTION):
+        if step >= settings.steps * (1 - ELECTION):
             rank = ascent.rank(predictions)
             if rank > best_rank and ascent.beats(rank, predictions):
                 best, best_step, best_rank = averaged.clone(), step, rank

@@ -133,7 +133,9 @@ class Trace:
             draws, drawn = torch.tensor([share for _, share in most], dtype=torch.float64), self._binned
         best, values = self._best or nothing
         multipliers = torch.stack(self._multipliers) if self._multipliers else torch.zeros(0, 0, dtype=torch.float64)
-        chosen = multipliers.amax(0).argsort(descending=True, stable=True)[:_ITEMS] if multipliers.numel() else nothing[0]
+        chosen = nothing[0]
+        if multipliers.numel():
+            chosen = multipliers.amax(0).argsort(descending=True, stable=True)[:_ITEMS]
         steps = max(self._steps, 1)
         return Traced(
             bins=self._bins,

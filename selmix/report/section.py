@@ -1,0 +1,21 @@
+"""What a page is made of."""
+
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+
+class Section(NamedTuple):
+    """A part of a page.
+
+    Attributes:
+        key: its anchor.
+        title: its heading.
+        lead: what there is to see, in plain words and numbers.
+        body: tables and figures.
+    """
+
+    key: str
+    title: str
+    lead: str
+    body: Markup
