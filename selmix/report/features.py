@@ -8,14 +8,13 @@ from markupsafe import Markup
 
 from selmix.calibration import reliability
 from selmix.report.geometry import NEIGHBOURS
-from selmix.report.marks import Axis, Series, plot, track
-from selmix.report.outcome import RATES, TRACKED
+from selmix.report.marks import RATES, Axis, Series, plot, track
 from selmix.report.reading import BANDS, Run
-from selmix.report.section import Section
+from selmix.report.section import TRACKED, Section
 from selmix.report.tables import Cell, Row, details, figure, table
 from selmix.report.words import count, listed, percent
 
-_FEW = 10  # samples of a bin under which it is left out
+_FEW = 10  # samples, under which a bin is left out of the drawing
 _LOST = 0.5  # recall of neighbours under which a class counts as not separated
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+RATES = [(value / 5, str(20 * value)) for value in range(6)]  # ticks of an axis from 0 to 100 %
 _SIZE = 1000  # of the drawing's own units, either way
 
 
@@ -81,22 +82,22 @@ def track(
 
     The numbers stand in the cells beside it, so screen readers pass over it.
     """
-    parts = [Markup('<path class="rail" d="M0 10H1000"/>')]
+    parts = ['<path class="rail" d="M0 10H1000"/>']
     if before is not None and after is not None:
         tone = "rise" if after >= before else "fall"
-        parts.append(Markup('<path class="move {}" d="M{} 10H{}"/>').format(tone, _unit(before), _unit(after)))
+        parts.append(f'<path class="move {tone}" d="M{_unit(before)} 10H{_unit(after)}"/>')
     if span is not None:
-        parts.append(Markup('<path class="span" d="M{0} 6V14M{0} 10H{1}M{1} 6V14"/>').format(*map(_unit, span)))
+        low, high = map(_unit, span)
+        parts.append(f'<path class="span" d="M{low} 6V14M{low} 10H{high}M{high} 6V14"/>')
     if balanced is not None:
-        parts.append(Markup('<path class="balanced" d="M{} 3V17"/>').format(_unit(balanced)))
+        parts.append(f'<path class="balanced" d="M{_unit(balanced)} 3V17"/>')
     if before is not None:
-        x = _unit(before)
-        parts.append(Markup('<path class="ring" d="M{0} 10h.01"/><path class="hole" d="M{0} 10h.01"/>').format(x))
+        spot = f"M{_unit(before)} 10h.01"
+        parts.append(f'<path class="ring" d="{spot}"/><path class="hole" d="{spot}"/>')
     if after is not None:
-        parts.append(Markup('<path class="dot" d="M{} 10h.01"/>').format(_unit(after)))
-    return Markup(
-        '<svg class="track" viewBox="0 0 1000 20" preserveAspectRatio="none" aria-hidden="true">{}</svg>'
-    ).format(Markup("").join(parts))
+        parts.append(f'<path class="dot" d="M{_unit(after)} 10h.01"/>')
+    opening = '<svg class="track" viewBox="0 0 1000 20" preserveAspectRatio="none" aria-hidden="true">'
+    return Markup(f"{opening}{''.join(parts)}</svg>")
 
 
 def plot(

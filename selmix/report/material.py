@@ -9,7 +9,7 @@ from selmix.audit.table import NO_CLASS
 from selmix.audit.words import headline, remedy
 from selmix.report.command import command_of
 from selmix.report.reading import Run
-from selmix.report.section import Section
+from selmix.report.section import TRACKED, Section
 from selmix.report.tables import Cell, Row, details, figure, table
 from selmix.report.words import count, percent
 
@@ -153,7 +153,7 @@ def _pool_table(run: Run, document: dict[str, Any]) -> Markup:
             row += [f"{truth['count'][label]:,}", percent(truth["prior"][label])]
             row += [percent(truth["selected"][key][label]) for key in ("precision", "recall")]
         rows.append(row)
-    return table(columns, [("", rows)], label="pseudo-labels of each class", tall=len(rows) > 40)
+    return table(columns, [("", rows)], label="pseudo-labels of each class", tall=len(rows) > TRACKED)
 
 
 def _pseudo_labeled(run: Run, sample: dict[str, Any], label: int) -> Markup:

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+TRACKED = 40  # classes up to which each has a line of its own
+
 
 class Section(NamedTuple):
     """A part of a page.

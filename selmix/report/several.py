@@ -7,7 +7,7 @@ from markupsafe import Markup
 from selmix.report.command import command_of
 from selmix.report.marks import Axis, Series, axis, plot, track
 from selmix.report.material import repeated
-from selmix.report.section import Section
+from selmix.report.section import TRACKED, Section
 from selmix.report.tables import Cell, Content, Row, change, figure, table
 from selmix.report.words import LOWER_IS_BETTER, count, percent, points
 from selmix.verdict import OURS
@@ -173,7 +173,7 @@ def _spread_classes(document: dict[str, Any], split: str) -> Section:
     lead = f"On average {winner} moved by {points(high)} points and {loser} by {points(low)}."
     columns = ["class", " recall, 0 to 100 %", "before", "balanced", "after", "change"]
     what = f"mean recall of each class on {split}"
-    body = figure(table(columns, [("", rows)], label=what, tall=len(rows) > 40), label=what)
+    body = figure(table(columns, [("", rows)], label=what, tall=len(rows) > TRACKED), label=what)
     return Section("classes", "Recall of each class", lead, body)
 
 

@@ -14,7 +14,8 @@ from selmix.errors import DataError
 from selmix.report.course import constraints, pairs, steps
 from selmix.report.features import calibration, geometry
 from selmix.report.material import images, pool, repeat
-from selmix.report.outcome import classes, confusion, headline, metrics, overview
+from selmix.report.outcome import headline, metrics, overview
+from selmix.report.perclass import classes, confusion
 from selmix.report.reading import Run, read_json, read_text
 from selmix.report.record import REPORT
 from selmix.report.section import Section
