@@ -66,8 +66,9 @@ def heat(
         data = Markup(' data-cell="{}" data-rows="{}" data-values="{}"').format(
             cell, json.dumps(list(names)), json.dumps(flat, separators=(",", ":"))
         )
-    return Markup('<svg class="heat" viewBox="0 0 {0} {0}" role="img" aria-label="{1}"{2}>{3}{4}</svg>').format(
-        edge, label, data, Markup("").join(parts), frame
+    width = Markup(' style="max-width:{}px"').format(2 * edge) if size <= _NAMED else ""
+    return Markup('<svg class="heat" viewBox="0 0 {0} {0}" role="img" aria-label="{1}"{2}{3}>{4}{5}</svg>').format(
+        edge, label, width, data, Markup("").join(parts), frame
     )
 
 

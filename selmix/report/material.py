@@ -182,11 +182,11 @@ def repeated(command: str, document: dict[str, Any], recipe: str) -> Section:
         ("digests", document["digests"]),
         ("versions", document.get("versions") or {"selmix": document.get("version")}),
     ):
-        rows: list[Row] = [[name, str(value)] for name, value in content.items()]
+        rows: list[Row] = [[name, Cell(str(value), None, "text")] for name, value in content.items()]
         facts += Markup("<h3>{}</h3>").format(title) + table(["what", title], [("", rows)], label=title)
     seconds = document.get("seconds") or {}
     took = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items() if isinstance(value, float))
-    lead = "The same command on the same files gives the same head" + (f"; it took: {took}." if took else ".")
+    lead = "The same command on the same files gives the same figures" + (f"; it took: {took}." if took else ".")
     body = Markup('<pre class="command"><code>{}</code></pre>').format(command) + facts
     if recipe:
         body += details("Every setting, as written in recipe.toml", Markup("<pre><code>{}</code></pre>").format(recipe))

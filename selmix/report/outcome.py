@@ -18,8 +18,9 @@ def headline(run: Run) -> tuple[str, list[str]]:
     before, balanced, after = (document[head][split][name] for head in ("before", "balanced", "after"))
     if None in (before, balanced, after):
         return f"{name} has no value on {split}", [document["undefined"].get(name, "")]
-    moved = "rose" if after > before else "fell" if after < before else "stayed"
-    title = f"{name} {moved} from {percent(before)} to {percent(after)} % on {split}"
+    title = f"{name} {'rose' if after > before else 'fell'} from {percent(before)} to {percent(after)} % on {split}"
+    if percent(before) == percent(after):
+        title = f"{name} stayed at {percent(after)} % on {split}"
     lines = []
     for rival, key, what in (
         (before, "change", document["before_is"]),

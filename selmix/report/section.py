@@ -15,9 +15,11 @@ class Section(NamedTuple):
         title: its heading.
         lead: what there is to see, in plain words and numbers.
         body: tables and figures.
+        short: in the table of contents; its key, if not given.
     """
 
     key: str
     title: str
     lead: str
     body: Markup
+    short: str = ""

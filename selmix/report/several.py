@@ -8,7 +8,7 @@ from selmix.report.command import command_of
 from selmix.report.marks import Axis, Series, axis, plot, track
 from selmix.report.material import repeated
 from selmix.report.section import TRACKED, Section
-from selmix.report.tables import Cell, Content, Row, change, figure, table
+from selmix.report.tables import Cell, Content, Row, change, figure, soft, table
 from selmix.report.words import LOWER_IS_BETTER, count, percent, points
 from selmix.verdict import OURS
 
@@ -32,7 +32,7 @@ def comparison(document: dict[str, Any]) -> tuple[str, list[str], list[Section]]
     if document["left_out"]:
         reasons = Markup("").join(Markup("<li>{}: {}</li>").format(*own) for own in document["left_out"].items())
         lead = f"{count(len(document['left_out']), 'method')} could not run."
-        sections.append(Section("left-out", "Left out", lead, Markup("<ul>{}</ul>").format(reasons)))
+        sections.append(Section("left-out", "Left out", lead, Markup("<ul>{}</ul>").format(reasons), "Left out"))
     request = document["request"]
     command = command_of("compare", request, 0)
     return title, lines, [*sections, repeated(command, document, "")]
@@ -59,7 +59,7 @@ def _ladder(document: dict[str, Any], name: str) -> Section:
                 between,
                 val,
                 Cell(f"{seconds:.1f}", seconds),
-                document["methods"][method],
+                Cell(document["methods"][method], None, "text"),
             ]
         )
     columns = ["method", " test, 0 to 100 %", "test, %", "95 % interval", "val, %", "seconds", "what it is"]
@@ -67,7 +67,7 @@ def _ladder(document: dict[str, Any], name: str) -> Section:
     place = f" SelMix comes {_ordinal(ranked.index(OURS) + 1)} of {len(ranked)}." if OURS in ranked else ""
     lead = f"{ranked[0]} has {percent(best)} %, {ranked[-1]} {percent(last)} %.{place}"
     body = figure(table(columns, [("", rows)], label=f"methods by {name}"), label=f"the ladder on {name}")
-    return Section(f"ladder-{list(document['summary']).index(name)}", f"The ladder on {name}", lead, body)
+    return Section(f"ladder-{list(document['summary']).index(name)}", f"The ladder on {name}", lead, body, name)
 
 
 def _ordinal(number: int) -> str:
@@ -130,7 +130,7 @@ def _each(document: dict[str, Any], runs: list[dict[str, Any]], split: str) -> S
         Series(head, [(number + 1, value) for number, value in enumerate(own)], kind, head)
         for head, kind, own in zip(("before", "balanced", "after"), ("rings", "squares", "dots"), values, strict=True)
     ]
-    return Section("each", "Seed by seed", lead, body + figure(plot(marks, x, y, label=label), label=label))
+    return Section("each", "Seed by seed", lead, body + figure(plot(marks, x, y, label=label), label=label), "Seeds")
 
 
 def _spread_metrics(document: dict[str, Any], split: str) -> Section:
@@ -144,7 +144,12 @@ def _spread_metrics(document: dict[str, Any], split: str) -> Section:
         means = [_mean(document[head][split][name]) for head in ("before", "balanced", "after")]
         lower = name in LOWER_IS_BETTER
         rows.append(
-            [name, track(*means), *cells, change(_mean(moved), _spread(moved, signed=True), lower_is_better=lower)]
+            [
+                soft(name),
+                track(*means),
+                *cells,
+                change(_mean(moved), _spread(moved, signed=True), lower_is_better=lower),
+            ]
         )
     columns = ["metric", " 0 to 100 %", "before", "balanced", "after", "change"]
     label = f"mean and standard deviation of every metric on {split}"

@@ -12,7 +12,7 @@ class Cell(NamedTuple):
     Attributes:
         text: what is shown.
         value: what the column is sorted by; a text sorts by itself.
-        tone: `up` or `down`, for changes; `best`, or nothing.
+        tone: `up` or `down`, for changes; `best`; `text`, for what may be long; or nothing.
     """
 
     text: str
@@ -49,12 +49,10 @@ def table(
     ).format(" tall" if tall else "", label, Markup(" data-sort") if sortable else "", head, Markup("").join(parts))
 
 
-def figure(content: Markup, *, label: str, caption: str | Markup = "", wide: bool = False) -> Markup:
+def figure(content: Markup, *, label: str, caption: str = "") -> Markup:
     """Return a figure with what screen readers say of it, and a caption."""
     text = Markup("<figcaption>{}</figcaption>").format(caption) if caption else Markup("")
-    return Markup('<figure aria-label="{}"{}>\n{}{}</figure>\n').format(
-        label, Markup(' class="wide"') if wide else "", content, text
-    )
+    return Markup('<figure aria-label="{}"><div>{}</div>{}</figure>\n').format(label, content, text)
 
 
 def details(summary: str, content: Markup) -> Markup:
