@@ -99,7 +99,8 @@ class Trace:
         """Remember the law [r, r] of the next `steps`, and the gains [r, r] if they are the first."""
         cells = self.groups * self.groups
         if self._gains is None:
-            first = self._of_classes(gains) / cells
+            first = self._of_classes(gains)
+            first = first / cells if cells > 1 else first
             count = torch.bincount(self._bins).double()
             self._gains = self._in_bins(first) / (count[:, None] * count)
             self._best = _largest(first)
