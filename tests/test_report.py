@@ -283,7 +283,7 @@ def test_a_report_is_made_anew_from_the_folder_alone(runs, tmp_path):
     ("spoil", "message"),
     [
         (lambda folder: (folder / "result.json").unlink(), "holds no finished run"),
-        (lambda folder: (folder / "record.npz").unlink(), "no such file"),
+        (lambda folder: (folder / "record.npz").unlink(), "has no record.npz"),
         (lambda folder: (folder / "record.npz").write_bytes(b"PK"), "not a readable .npz"),
         (lambda folder: (folder / "samples.json").unlink(), "a report needs the whole folder of a run"),
         (lambda folder: (folder / "metrics.jsonl").write_text("{"), "metrics.jsonl is damaged"),

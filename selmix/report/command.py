@@ -43,9 +43,10 @@ def command_of(command: str, recipe: dict[str, Any], num_classes: int, *, seeds:
 def _options(recipe: dict[str, Any]) -> list[str]:
     """Return what is said of the source."""
     words = ["--features", recipe["features"]] if recipe.get("features") else []
-    for name, field in ExtractRecipe.model_fields.items():
+    fields = ExtractRecipe.model_fields
+    for name in dict.fromkeys(["backbone", "data", "unlabeled", *fields]):
         value = recipe.get(name)
-        if name == "workers" or value is None or value == field.default:  # of workers the command line knows nothing
+        if name == "workers" or value is None or value == fields[name].default:  # the command line has no --workers
             continue
         glue = "x" if name == "input_size" else ","
         text = glue.join(map(str, value)) if isinstance(value, list | tuple) else str(value)

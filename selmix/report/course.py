@@ -24,11 +24,8 @@ def steps(run: Run) -> Section:
     seen = [(row["step"], row["metric"]) for row in history]
     start, chosen = seen[0][1], next((value for step, value in seen if step == best), seen[-1][1])
     lead = f"Out of fold {name} went from {percent(start)} to {percent(chosen)} % at step {best:,}"
-    lead += (
-        f" of {document['steps']:,}, which was chosen."
-        if best
-        else ": no step beat the start by a standard error, so the start was kept."
-    )
+    kept = ": no step beat the start by a standard error, so the start was kept."
+    lead += f" of {document['steps']:,}, which was chosen." if best else kept
     lead += " Only the last quarter of the steps can be chosen; the curve wanders while the learning rate is large."
     x = axis("step", [0, *(step for step, _ in seen)])
     y = axis(f"{name}, out of fold, %", [value for _, value in seen], scale=100)
@@ -57,10 +54,11 @@ def pairs(run: Run) -> Section | None:
     first = record["drawn_pairs"][0]
     share = float(record["drawn_shares"][0])
     positive = float((gain > 0).mean())
-    top = _share_of_row(drawn)
+    by_row = drawn.sum(1)
+    most = run.rows[int(by_row.argmax())]
     lead = (
         f"Most drawn was {names[first[0]]} mixed with {names[first[1]]}: {percent(share)} % of all mixups. "
-        f"{percent(top[1])} % of all kept the label of {run.rows[top[0]]}. At the start {percent(positive)} % of the "
+        f"{percent(by_row.max())} % of all kept the label of {most}. At the start {percent(positive)} % of the "
         "pairs promised to raise the metric (blue), the others to lower it (orange)."
     )
     binned = len(run.rows) < len(names)
@@ -83,11 +81,6 @@ def pairs(run: Run) -> Section | None:
         )
     body += details(f"The {_LISTED} pairs that were drawn most, and those of the largest gain", _listed(run))
     return Section("pairs", "Which pairs of classes taught the head", lead, body + _promises(run) + _diagnosis(run))
-
-
-def _share_of_row(drawn: np.ndarray) -> tuple[int, float]:
-    by_row = drawn.sum(1)
-    return int(by_row.argmax()), float(by_row.max())
 
 
 def _listed(run: Run) -> Markup:
@@ -117,23 +110,22 @@ def _promises(run: Run) -> Markup:
     promised, obtained = np.array(found).T
     risen = int((obtained > 0).sum())
     text = (
-        f"Between two refreshes the gains predict a change to first order: the mean gain of the pairs that were "
+        "Between two refreshes the gains predict a change to first order: the mean gain of the pairs that were "
         f"drawn, times learning rate and steps. All together that is {points(promised.sum())} points, and "
         f"{points(obtained.sum())} were obtained out of fold; the metric rose in {risen} of "
         f"{count(len(found), 'stretch', 'stretches')}. "
         "The steps between refreshes are far too many for a first order, and predictions flip in jumps: "
         "take the gains for a direction, not for a distance."
     )
+    if run.document["constraints"]:
+        text += " Under constraints the gains are those of the metric with the constraints, weighed by multipliers."
     if len(found) > 2 and promised.std() > 0 and obtained.std() > 0:
         text += f" Stretch by stretch the two correlate with {np.corrcoef(promised, obtained)[0, 1]:.2f}."
-    x, y = (
-        axis("predicted change, points", promised, scale=100, zero=True),
-        axis("obtained change, points", obtained, scale=100),
-    )
+    x = axis("predicted change, points", promised.tolist(), scale=100, zero=True)
+    y = axis("obtained change, points", obtained.tolist(), scale=100)
     label = "predicted against obtained change of the metric, a dot for each stretch between refreshes"
-    drawn = plot(
-        [Series("", found, "dots", "after"), Series("", [(x.low, 0), (x.high, 0)], "line", "start")], x, y, label=label
-    )
+    lines = [Series("", found, "dots", "after"), Series("", [(x.low, 0), (x.high, 0)], "line", "start")]
+    drawn = plot(lines, x, y, label=label)
     return Markup("<h3>Predicted against obtained</h3><p>{}</p>").format(text) + figure(drawn, label=label)
 
 
@@ -178,11 +170,8 @@ def constraints(run: Run) -> Section | None:
     body = figure(table(columns, [("", rows)], label="constraints"), label="constraints")
     drawn = _multipliers(run.record)
     label = "multipliers of the constraints over the steps"
-    body += (
-        figure(drawn[0], label=label, caption="A multiplier grows while its constraint is violated.")
-        if drawn
-        else Markup("")
-    )
+    if drawn:
+        body += figure(drawn[0], label=label, caption="A multiplier grows while its constraint is violated.")
     lead += f". The largest multiplier was {drawn[1]}." if drawn else ". No multiplier ever left 0."
     return Section("constraints", "Constraints", lead, body)
 

@@ -51,10 +51,10 @@ def geometry(run: Run) -> Section:
         body = figure(table(columns, bodies, label="geometry of each class"), label="neighbours' recall of each class")
     else:
         body = figure(_scatter(run, recall), label="neighbours' recall against the head's")
-        rows = [_row(run, label) for label in hardest]
-        body += details(
-            "Every class, the hardest first", table(columns, [("", rows)], label="geometry of each class", tall=True)
-        )
+        plain = [column for column in columns if not column.startswith(" ")]
+        rows = [[cell for cell in _row(run, label) if not isinstance(cell, Markup)] for label in hardest]
+        content = table(plain, [("", rows)], label="geometry of each class", tall=True)
+        body += details("Every class, the hardest first", content)
     note = (
         "Validation samples are judged among those of train and validation, as the backbone may know train by heart. "
         "Separation is the distance to the nearest class mean over the spread of the class's own samples: around 1 and "

@@ -8,7 +8,7 @@ from selmix.report.marks import track
 from selmix.report.reading import Run
 from selmix.report.section import Section
 from selmix.report.tables import Cell, Row, change, figure, soft, table
-from selmix.report.words import LOWER_IS_BETTER, between, costs, count, listed, percent, points
+from selmix.report.words import COST, LOWER_IS_BETTER, between, costs, count, listed, percent, points
 
 
 def headline(run: Run) -> tuple[str, list[str]]:
@@ -34,6 +34,9 @@ def headline(run: Run) -> tuple[str, list[str]]:
         lines.append(text + ".")
     paid = [f"{own} {points(fall)}" for fall, own in costs(document, split)]
     lines.append(f"Paid for with recall of {listed(paid)} points." if paid else "No class lost half a point of recall.")
+    moved = _moves(document, split)
+    fallen = [f"{own} {points(change)}" for own, change in sorted(moved.items(), key=_second) if change < -COST]
+    lines += [f"Metrics that fell: {listed(fallen)}."] if fallen else []
     return title, lines
 
 
@@ -60,17 +63,11 @@ def overview(run: Run) -> Markup:
 def metrics(run: Run) -> Section:
     """Return every metric on every split."""
     document, split = run.document, run.split
-    moved = {
-        name: after - document["before"][split][name]
-        for name, after in document["after"][split].items()
-        if after is not None and name not in LOWER_IS_BETTER
-    }
-    up, down = (
-        sorted((name for name in moved if sign * moved[name] > 0.0005), key=lambda own: -abs(moved[own]))
-        for sign in (1, -1)
-    )
-    lead = f"{count(len(up), 'metric')} of {len(moved)} rose on {split}"
-    lead += f"; these fell: {listed([f'{name} {points(moved[name])}' for name in down])}." if down else "; none fell."
+    ranked = sorted(_moves(document, split).items(), key=_second)
+    up, down = ([(name, own) for name, own in ranked if sign * own > 0.0005] for sign in (1, -1))
+    lead = f"{count(len(up), 'metric')} of {len(ranked)} rose on {split}"
+    lead += f", most of all {up[-1][0]} by {percent(up[-1][1])} points" if up else ""
+    lead += f"; these fell: {listed([f'{name} {points(own)}' for name, own in down])}." if down else "; none fell."
     body = Markup("")
     for part in sorted(document["after"], key=lambda own: own != split):
         role = "looked at once, at the end" if part == "test" else "out of fold, but it steered the tuning"
@@ -80,6 +77,19 @@ def metrics(run: Run) -> Section:
         reasons = Markup("").join(Markup("<li>{}: {}</li>").format(*own) for own in document["undefined"].items())
         body += Markup('<ul class="note">{}</ul>').format(reasons)
     return Section("metrics", "Every metric", lead, body)
+
+
+def _moves(document: dict[str, Any], split: str) -> dict[str, float]:
+    """Return the change of every metric of which more is better."""
+    return {
+        name: after - document["before"][split][name]
+        for name, after in document["after"][split].items()
+        if after is not None and name not in LOWER_IS_BETTER
+    }
+
+
+def _second(pair: tuple[str, float]) -> float:
+    return pair[1]
 
 
 def _metric_table(document: dict[str, Any], part: str) -> Markup:

@@ -8,6 +8,7 @@ import torch
 
 from selmix.checkpoints import write_atomically
 from selmix.data.arrays import read_npz
+from selmix.errors import DataError
 from selmix.pipeline import Tuning
 from selmix.report.geometry import class_geometry
 
@@ -28,6 +29,8 @@ def read_record(run: Path) -> dict[str, np.ndarray]:
     Raises:
         DataError: if it is missing or damaged.
     """
+    if not (run / RECORD).is_file():
+        raise DataError(f"{run} has no {RECORD}: it is incomplete, or of a selmix that made no reports; repeat the run")
     return read_npz(run / RECORD)
 
 
