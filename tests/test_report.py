@@ -279,6 +279,17 @@ def test_a_report_is_made_anew_from_the_folder_alone(runs, tmp_path):
     assert run("report", folder, "--quiet") == (0, "", "")
 
 
+def test_of_several_seeds_each_has_its_report_made_anew(runs, tmp_path):
+    folder = tmp_path / "seeds"
+    shutil.copytree(runs["seeds"][0], folder)
+    pages = {path: path.read_bytes() for path in [folder / "report.html", *folder.glob("seed*/report.html")]}
+    assert len(pages) == 4
+    for path in pages:
+        path.unlink()
+    assert run("report", folder)[0] == 0
+    assert {path: path.read_bytes() for path in pages} == pages
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -288,6 +299,7 @@ def test_a_report_is_made_anew_from_the_folder_alone(runs, tmp_path):
         (lambda folder: (folder / "samples.json").unlink(), "a report needs the whole folder of a run"),
         (lambda folder: (folder / "metrics.jsonl").write_text("{"), "metrics.jsonl is damaged"),
         (lambda folder: (folder / "result.json").write_text("{"), "result.json is damaged"),
+        (lambda folder: (folder / "result.json").write_text("{}"), "is no result of demo or finetune"),
     ],
 )
 def test_a_spoilt_folder_is_one_line_and_exit_code_3(runs, tmp_path, spoil, message):

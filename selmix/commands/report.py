@@ -24,7 +24,7 @@ def report(
     Example: selmix report runs/demo
     """
     with guarded(quiet=quiet, debug=debug):
-        page = write_report(run)
+        page = write_report(run, each=True)
         if as_json:
             print(json.dumps({"schema": 1, "command": "report", "report": str(page), "bytes": page.stat().st_size}))
         elif not quiet:

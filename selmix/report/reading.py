@@ -50,6 +50,8 @@ class Run:
             DataError: naming what is missing or damaged.
         """
         document = read_json(folder / "result.json")
+        if not {"before", "balanced", "after", "recall", "diagnosis"} <= set(document):
+            raise DataError(f"{folder / 'result.json'} is no result of demo or finetune; name the folder of such a run")
         try:
             history = [json.loads(line) for line in read_text(folder / "metrics.jsonl").splitlines()]
         except ValueError as error:

@@ -26,16 +26,20 @@ logger = logging.getLogger("selmix")
 _HERE = Path(__file__).parent
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, *, each: bool = False) -> Path:
     """Write the report of a run folder from what lies in it, and return where it is.
 
     Args:
-        folder: of one run, of several seeds (these have a report each already, or not), or of a comparison.
+        folder: of one run, of several seeds, or of a comparison.
+        each: of several seeds, write that of each seed as well.
 
     Raises:
         DataError: if it is none of these, or a file is missing or damaged.
     """
     page = _page_of(folder)
+    if each and not (folder / "result.json").is_file() and (folder / "seeds.json").is_file():
+        for own in _seed_folders(folder, read_json(folder / "seeds.json")):
+            write_report(own)
     try:
         write_atomically(folder / REPORT, page.encode(errors="replace"))
     except OSError as error:
@@ -60,7 +64,7 @@ def _page_of(folder: Path) -> str:
         return _page_of_run(Run.read(folder))
     if (folder / "seeds.json").is_file():
         document = read_json(folder / "seeds.json")
-        folders = [folder / f"seed{seed}" for seed in document["seeds"]]
+        folders = _seed_folders(folder, document)
         runs = [read_json(own / "result.json") for own in folders]
         title, lines, sections = seeds(document, runs, tomllib.loads(read_text(folders[0] / "recipe.toml")))
         return _rendered(title, lines, sections, eyebrow=document["command"], optimistic=document["optimistic"])
@@ -68,6 +72,10 @@ def _page_of(folder: Path) -> str:
         title, lines, sections = comparison(read_json(folder / "compare.json"))
         return _rendered(title, lines, sections, eyebrow="compare")
     raise DataError(f"{folder} holds no finished run: no result.json, seeds.json or compare.json; name a --out folder")
+
+
+def _seed_folders(folder: Path, document: dict[str, Any]) -> list[Path]:
+    return [folder / f"seed{seed}" for seed in document["seeds"]]
 
 
 def _page_of_run(run: Run) -> str:
