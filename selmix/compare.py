@@ -24,6 +24,7 @@ from selmix.metrics import Metric, MetricContext, parse_metric
 from selmix.pipeline import tune
 from selmix.preparation import VALIDATION_FRACTION
 from selmix.recipe import CompareRecipe, refine_settings
+from selmix.report.writer import report_or_warn
 from selmix.run import run_folder
 from selmix.seeding import numpy_generator, torch_generator
 from selmix.stage2.settings import RefineSettings
@@ -97,6 +98,7 @@ def compare(
             **run_ladder(data, metrics, names, recipe.seeds, settings, val_per_class=recipe.val_per_class, track=track),
         }
         write_atomically(out / RESULT, json.dumps(document, indent=1, allow_nan=False) + "\n")
+        report_or_warn(out)
     return document
 
 

@@ -1,7 +1,6 @@
 """The diagnosis of a run as a document and a figure."""
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,6 @@ from selmix.figures import Panel, draw_scatters
 from selmix.metrics import Metric
 from selmix.pipeline import Tuning
 from selmix.stage2.diagnose import LARGE_RATE, SMALL_RATE, Diagnosis, agreement
-
-logger = logging.getLogger("selmix")
 
 SCHEMA = 1
 
@@ -45,7 +42,7 @@ def agreements(diagnosis: Diagnosis) -> dict[str, dict[str, float | None]]:
 
 
 def write_diagnosis(out: Path, document: dict[str, Any]) -> None:
-    """Write `diagnose.json` and, where matplotlib is installed, `diagnose.svg`: a row a head, soft and hard."""
+    """Write `diagnose.json` and `diagnose.svg`: a row a head, soft and hard."""
     write_atomically(out / "diagnose.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
     rows = [
         [
@@ -54,5 +51,4 @@ def write_diagnosis(out: Path, document: dict[str, Any]) -> None:
         ]
         for name, own in document["heads"].items()
     ]
-    if not draw_scatters(rows, out / "diagnose.svg"):
-        logger.info("no diagnose.svg: figures need matplotlib (pip install 'selmix[report]')")
+    draw_scatters(rows, out / "diagnose.svg")

@@ -76,14 +76,19 @@ class Evaluation:
     Attributes:
         metrics: every reported metric, rates in [0, 1]; None where undefined.
         recall: of each class; None for a class without samples.
-        predictions: int64 [n].
+        predicted: the predictions [n] that were evaluated.
         group_recall: of each class in each group of samples, [k][g]; None for a cell without samples.
     """
 
     metrics: dict[str, float | None]
     recall: list[float | None]
-    predictions: torch.Tensor
+    predicted: Predictions
     group_recall: list[list[float | None]]
+
+    @property
+    def predictions(self) -> torch.Tensor:
+        """Return the predicted classes, int64 [n]."""
+        return self.predicted.classes
 
 
 def evaluate(
@@ -105,7 +110,7 @@ def evaluate(
         predictions.confidence, predictions.classes == rows.div(num_groups, rounding_mode="floor")
     )
     recall = [None if math.isnan(value) else value for value in class_recalls(counts).tolist()]
-    return Evaluation(metrics, recall, predictions.classes, _group_recall(counts, num_groups))
+    return Evaluation(metrics, recall, predictions, _group_recall(counts, num_groups))
 
 
 def _group_recall(counts: torch.Tensor, num_groups: int) -> list[list[float | None]]:

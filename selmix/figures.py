@@ -1,4 +1,4 @@
-"""Figures of a run; they need matplotlib, which the extra `report` installs."""
+"""Figures of a run that are files of their own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,17 +14,11 @@ class Panel:
     measured: Sequence[float]
 
 
-def draw_scatters(rows: Sequence[Sequence[Panel]], path: Path) -> bool:
-    """Draw a grid of panels as SVG, each with the line on which prediction and measurement are equal.
+def draw_scatters(rows: Sequence[Sequence[Panel]], path: Path) -> None:
+    """Draw a grid of panels as SVG, each with the line on which prediction and measurement are equal."""
+    import matplotlib as mpl  # it takes a while, and few runs are diagnosed
+    from matplotlib.figure import Figure
 
-    Returns:
-        Whether it was drawn: not without matplotlib.
-    """
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
     height, width = len(rows), len(rows[0])
     # the same numbers give the same bytes
     with mpl.rc_context({"svg.hashsalt": "selmix", "font.size": 9}):
@@ -39,4 +33,3 @@ def draw_scatters(rows: Sequence[Sequence[Panel]], path: Path) -> bool:
                 axes.set_xlabel("predicted gain")
                 axes.set_ylabel("measured / rate")
         figure.savefig(path, format="svg", metadata={"Date": None})
-    return True

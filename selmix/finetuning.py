@@ -21,6 +21,7 @@ from selmix.pipeline import tune
 from selmix.pseudo.settings import ASKS_NEIGHBOURS, PseudoSettings
 from selmix.ranks import ALONE, Ranks
 from selmix.recipe import FinetuneRecipe, pseudo_settings, refine_settings
+from selmix.report.writer import report_or_warn
 from selmix.result import describe
 from selmix.run import run_folder, write_run
 from selmix.spread import over_seeds
@@ -118,6 +119,7 @@ def finetune_seeds(
             return {}
         document = over_seeds(documents)
         write_atomically(out / SEEDS, json.dumps(document, indent=1, allow_nan=False) + "\n")
+        report_or_warn(out)
     return document
 
 
@@ -174,4 +176,6 @@ def _run(job: _Job, recipe: FinetuneRecipe, out: Path, command: str) -> dict[str
     if recipe.diagnose:
         write_diagnosis(out, describe_diagnosis(tuning, job.metric))
     write_run(out, document, tuning, request, audit=audit)
+    if lead:
+        report_or_warn(out)
     return document

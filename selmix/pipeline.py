@@ -185,9 +185,10 @@ def _tune(
     candidates = {"before": [before] * len(plan.members), "balanced": starts["balanced"], "after": refined.heads}
     predictions = {"val": {name: plan.val_predictions(heads) for name, heads in candidates.items()}}
     if "test" in data.splits:
-        test = data.splits["test"].features
+        test = data.splits["test"]
         predictions["test"] = {
-            name: predict(heads[-1], test).gathered(data.ranks) for name, heads in candidates.items()
+            name: predict(heads[-1], test.features, labels=test.labels).gathered(data.ranks)
+            for name, heads in candidates.items()
         }
     rows = {name: data.ranks.gathered(data.splits[name].rows(data.num_groups)) for name in predictions}
     groups = ClassGroups.from_counts(train_members.counts)

@@ -36,7 +36,8 @@ def summarise(scores: Scores, metric: Metric, names: list[str], seeds: list[int]
     """Return what the seeds say about one metric.
 
     Returns:
-        `methods`: mean and std over seeds (null for one seed) of each method on val and test, and its mean seconds.
+        `methods`: mean and std over seeds (null for one seed) of each method on val and test, its mean seconds, and on
+        test a 95 % interval of the mean over seeds, of samples resampled within each class.
         `best`: the name of the best by its test mean. Where SelMix and another method ran, `best_other`, and
         `difference`: SelMix's test mean minus that method's, and a 95 % interval: test samples are resampled within
         each class, the same ones for both methods and all seeds, and the differences of the seeds are averaged. The
@@ -44,6 +45,8 @@ def summarise(scores: Scores, metric: Metric, names: list[str], seeds: list[int]
         favours it. `verdict`: all that in one sentence.
     """
     methods = {name: _over_seeds(scores, metric, name) for name in names}
+    for name, interval in zip(names, _each_interval(scores, metric, names, seeds), strict=True):
+        methods[name]["test"]["interval"] = interval
     best = max(names, key=lambda name: methods[name]["test"]["mean"])
     summary: dict[str, Any] = {"methods": methods, "best": best}
     others = [name for name in names if name != OURS]
@@ -81,6 +84,20 @@ def _interval(scores: Scores, metric: Metric, rival: str, seeds: list[int]) -> l
     )
     values = np.array([[float(metric(joint_confusion(counts))) for counts in heads] for heads in replicates])
     return percentile_interval(values[:, : len(seeds)].mean(1) - values[:, len(seeds) :].mean(1))
+
+
+def _each_interval(scores: Scores, metric: Metric, names: list[str], seeds: list[int]) -> list[list[float]]:
+    """Return the 95 % interval of each method's mean over seeds."""
+    predictions = [scores.predictions[name, metric.name, seed] for name in names for seed in seeds]
+    replicates = resampled_counts(
+        scores.labels,
+        predictions,
+        scores.num_classes,
+        replicates=REPLICATES // 5,  # for pictures
+        generator=torch_generator(0, "compare/each"),
+    )
+    values = np.array([[float(metric(joint_confusion(counts))) for counts in heads] for heads in replicates])
+    return [percentile_interval(own) for own in values.reshape(len(values), len(names), len(seeds)).mean(2).T]
 
 
 def _verdict(name: str, methods: dict[str, Any], rival: str, difference: float, interval: list[float]) -> str:

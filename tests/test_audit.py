@@ -1,11 +1,11 @@
-"""The audit of pseudo-labels: its figures, its table, its page; labels for the audit touch nothing else."""
+"""The audit of pseudo-labels: its figures, its table, its samples; labels for the audit touch nothing else."""
 
 import base64
 import csv
 import io
 import json
 from dataclasses import replace
-from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ from test_commands import features, run
 from threads import in_ranks
 
 from selmix import SelMixClassifier
+from selmix.audit.choice import chosen
 from selmix.audit.document import PoolAudit, audit_pool
-from selmix.audit.page import PAGE, chosen, write_page
 from selmix.audit.table import write_table
 from selmix.audit.words import headline, remedy
 from selmix.commands.pool import pool_lines, pool_table
@@ -29,6 +29,7 @@ from selmix.pseudo.opinion import Opinion
 from selmix.pseudo.precision import Precision
 from selmix.pseudo.selection import Candidates
 from selmix.pseudo.settings import PseudoSettings
+from selmix.report.samples import SAMPLES, write_samples
 from selmix.stage2.pool_labels import PoolLabels
 from selmix.stage2.settings import RefineSettings
 
@@ -147,53 +148,36 @@ def test_the_table_has_every_sample_of_the_pool(audited, tmp_path):
             assert row[name] == (NAMES[told] if told >= 0 else "")
 
 
-class Page(HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.images, self.tags, self.text = [], set(), ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.add(tag)
-        if tag == "img":
-            self.images.append(dict(attributes))
-
-    def handle_data(self, data):
-        self.text += data
+def kept_samples(folder, audit):
+    """Return what `samples.json` keeps of the pool."""
+    write_samples(folder, SimpleNamespace(evaluations={}), audit)
+    return json.loads((folder / SAMPLES).read_text())["pool"]
 
 
-def written_page(folder, audit):
-    write_page(folder, audit, "mean_recall")
-    return (folder / PAGE).read_text()
-
-
-def test_the_page_needs_nothing_else_and_runs_nothing(audited, tmp_path):
-    _, audit = audited
-    text = written_page(tmp_path, audit)
-    page = Page(text)
-    assert not {"script", "b", "link"} & page.tags
-    assert "http" not in text
-    assert "url(" not in text
-    assert "prefers-color-scheme: dark" in text
-    assert all(name in page.text for name in NAMES)
-    assert headline(audit.document, "mean_recall")[0] in page.text
-    assert "60 images are of no known class" in page.text
-    assert len(page.images) == 24
-    for image in page.images:
-        assert image["alt"].startswith("unlabeled image ")
-        assert "confidence" in image["alt"]
-        kind, _, content = image["src"].partition(",")
-        assert kind == "data:image/jpeg;base64"
-        assert Image.open(io.BytesIO(base64.b64decode(content))).size == (64, 28)
-
-
-def test_without_images_or_labels_for_the_audit_the_page_has_neither(audited, tmp_path):
+def test_samples_are_kept_with_their_pictures(audited, tmp_path):
     tuning, audit = audited
-    pool = replace(tuning.data.unlabeled, audit=None, images=None)
+    rows = kept_samples(tmp_path, audit)
+    assert [row["label"] for row in rows] == [0, 1, 2]
+    labels, pool = tuning.pool.labels, tuning.data.unlabeled
+    for row, positions in zip(rows, chosen(audit), strict=True):
+        assert len(row["samples"]) == 8
+        for own, position in zip(row["samples"], positions.tolist(), strict=True):
+            assert own["id"] == tuning.data.ids["unlabeled"][position]
+            assert own["confidence"] == float(labels.found.confidence[position])
+            assert own["selected"] == bool(labels.of_head[-1][position] >= 0)
+            assert own["truth"] == int(pool.audit[position])
+            kind, _, content = own["picture"].partition(",")
+            assert kind == "data:image/jpeg;base64"
+            assert Image.open(io.BytesIO(base64.b64decode(content))).size == (64, 28)
+
+
+def test_without_images_or_labels_for_the_audit_there_are_neither(audited, tmp_path):
+    tuning, audit = audited
+    pool = replace(tuning.data.unlabeled, audit=None)
     bare = replace(audit, data=replace(tuning.data, unlabeled=pool), document=audit.document | {"audit": None})
-    page = Page(written_page(tmp_path, bare))
-    assert page.images == []
-    assert "true" not in page.text
+    assert {own["truth"] for row in kept_samples(tmp_path, bare) for own in row["samples"]} == {None}
+    without = replace(audit, data=replace(tuning.data, unlabeled=replace(pool, images=None)))
+    assert kept_samples(tmp_path, without) == []
     write_table(tmp_path, bare)
     assert "audit" not in read_table(tmp_path)[0]
 
@@ -207,8 +191,8 @@ def test_an_image_that_has_gone_is_left_out(audited, tmp_path):
     shown = {position for own in chosen(audit) for position in own.tolist()}
     paths[min(shown)].unlink()
     pool = replace(tuning.data.unlabeled, images=FileImages(paths))
-    text = written_page(tmp_path, replace(audit, data=replace(tuning.data, unlabeled=pool)))
-    assert len(Page(text).images) == 23
+    rows = kept_samples(tmp_path, replace(audit, data=replace(tuning.data, unlabeled=pool)))
+    assert sum(len(row["samples"]) for row in rows) == 23
 
 
 def made(classes, confidence, selected, *, num_classes, images=None, lower=None):
@@ -246,14 +230,13 @@ def test_samples_are_spread_from_the_surest_to_the_least_sure():
     assert none.tolist() == []
 
 
-def test_many_classes_make_no_large_page(tmp_path):
+def test_many_classes_have_few_samples_each(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (1000, 64, 64, 3), dtype=np.uint8)
     classes = list(range(100)) * 10
     audit = made(classes, [0.5] * 1000, [True] * 1000, num_classes=100, images=ArrayImages(noise))
     assert {len(own) for own in chosen(audit)} == {5}
-    text = written_page(tmp_path, audit)
-    assert len(Page(text).images) == 500
-    assert len(text) < 3e6
+    assert sum(len(row["samples"]) for row in kept_samples(tmp_path, audit)) == 500
+    assert (tmp_path / SAMPLES).stat().st_size < 2.5e6
     lower = torch.arange(600, dtype=torch.float64)
     many = chosen(made(list(range(600)), [0.5] * 600, [True] * 600, num_classes=600, lower=lower))
     assert [len(own) for own in many] == [1] * 500 + [0] * 100
@@ -374,16 +357,19 @@ def test_labels_for_the_audit_change_nothing_else_on_images_and_the_page_shows_t
     runs = [stripped(tmp_path / name) for name in ("without", "with")]
     assert runs[0][0] == runs[1][0]
     assert (runs[0][1], runs[1][1]["of_no_class"]) == (None, 1)
-    page = Page((tmp_path / "with" / PAGE).read_text())
-    assert 3 <= len(page.images) <= 24
-    assert "bee" not in page.tags
-    assert len(Page((tmp_path / "without" / PAGE).read_text()).images) == len(page.images)
-    # each picture is that of the sample whose name stands beside it
-    for image in page.images:
-        name = image["alt"].removeprefix("unlabeled image ").split(",")[0]
-        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2]))), dtype=float)
-        assert np.abs(shown - np.asarray(Image.open(tmp_path / name))).mean() < 25
-        assert abs(shown.mean() - np.asarray(Image.open(tmp_path / name)).mean()) < 4
+    shown = {
+        name: [own for row in json.loads((tmp_path / name / SAMPLES).read_text())["pool"] for own in row["samples"]]
+        for name in ("with", "without")
+    }
+    assert 3 <= len(shown["with"]) == len(shown["without"]) <= 24
+    # each picture is that of the sample whose name stands beside it, and in the page it stands there
+    page = (tmp_path / "with" / "report.html").read_text()
+    assert "<bee>" not in page
+    for own in shown["with"]:
+        assert f'src="{own["picture"]}" alt="unlabeled image {own["id"]}, pseudo-label ' in page
+        picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(own["picture"].partition(",")[2]))), dtype=float)
+        assert np.abs(picture - np.asarray(Image.open(tmp_path / own["id"]))).mean() < 25
+        assert abs(picture.mean() - np.asarray(Image.open(tmp_path / own["id"])).mean()) < 4
 
 
 def test_without_a_pool_there_is_no_audit_and_none_is_left_of_an_earlier_run(tmp_path):
@@ -402,13 +388,13 @@ def test_without_a_pool_there_is_no_audit_and_none_is_left_of_an_earlier_run(tmp
         *QUICK,
     ]
     assert run(*words)[0] == 0
-    assert (out / PAGE).is_file()
+    assert 'id="pool"' in (out / "report.html").read_text()
     assert len(read_table(out)) == 60
     arrays["unlabeled_features"], arrays["unlabeled_labels"] = np.empty((0, 8), np.float32), np.empty(0, int)
     for more in (["--unlabeled", "none"], []):
         assert run(*words, *more)[0] == 0
         assert json.loads((out / "result.json").read_text())["pseudo_labels"] is None
-        assert not (out / PAGE).exists()
+        assert 'id="pool"' not in (out / "report.html").read_text()
         assert not (out / "pseudo_labels.csv").exists()
         np.savez(tmp_path / "f.npz", **arrays)
 

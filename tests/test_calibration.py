@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from selmix.calibration import expected_calibration_error
+from selmix.calibration import expected_calibration_error, reliability
 
 
 def naive_error(confidence: list[float], correct: list[bool], bins: int) -> float:
@@ -22,6 +22,27 @@ def test_oracle_of_the_specification():
     confidence = torch.tensor([0.05, 0.2, 0.2, 0.95, 1, 0.6666666666666666], dtype=torch.float64)
     correct = torch.tensor([0, 1, 0, 1, 1, 0], dtype=torch.bool)
     assert expected_calibration_error(confidence, correct) == pytest.approx(0.2277778, abs=5e-8)
+
+
+def test_reliability_by_hand():
+    # bins (0, 1/2] and (1/2, 1]: 0.2 and 0.5, one of two right; 0.6, 0.8 and 1, two of three right
+    confidence = torch.tensor([0.2, 0.6, 0.5, 0.8, 1.0], dtype=torch.float64)
+    found = reliability(confidence, torch.tensor([True, True, False, False, True]), bins=2)
+    assert found.samples.tolist() == [2, 3]
+    assert found.confidence.tolist() == pytest.approx([0.35, 0.8])
+    assert found.accuracy.tolist() == pytest.approx([0.5, 2 / 3])
+    empty = reliability(confidence[:1], torch.tensor([True]), bins=2)
+    assert empty.accuracy.isnan().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("bins", [1, 10, 15])
+def test_the_error_is_the_mean_gap_of_the_bins(bins):
+    generator = torch.Generator().manual_seed(0)
+    confidence = torch.rand(200, generator=generator, dtype=torch.float64)
+    correct = torch.rand(200, generator=generator) < confidence
+    found = reliability(confidence, correct, bins=bins)
+    gaps = (found.accuracy - found.confidence).abs().nan_to_num() * found.samples / 200
+    assert float(gaps.sum()) == pytest.approx(expected_calibration_error(confidence, correct, bins=bins), abs=1e-12)
 
 
 @pytest.mark.parametrize("bins", [1, 10, 15])

@@ -77,7 +77,8 @@ def test_finetune_on_features_writes_a_complete_run(npz, tmp_path):
         assert head.get_tensor("weight").shape == (3, 8)
         assert json.loads(head.metadata()["selmix"])["class_names"] == ["0", "1", "2"]
     assert {path.name for path in out.iterdir()} == {
-        "result.json", "head.safetensors", "splits.json", "metrics.jsonl", "recipe.toml",
+        "result.json", "head.safetensors", "splits.json", "metrics.jsonl", "recipe.toml", "record.npz", "samples.json",
+        "report.html",
     }  # fmt: skip
 
 
@@ -303,7 +304,9 @@ def test_metrics_lists_every_metric():
     assert {"balanced_accuracy", "f1_macro"} <= {alias for row in rows for alias in row["aliases"]}
 
 
-@pytest.mark.parametrize("words", [("--help",), ("finetune", "-h"), ("demo", "-h"), ("train", "-h"), ("metrics", "-h")])
+@pytest.mark.parametrize(
+    "words", [("--help",), ("finetune", "-h"), ("demo", "-h"), ("train", "-h"), ("metrics", "-h"), ("report", "-h")]
+)
 def test_help_helps(words):
     code, stdout, _ = run(*words)
     assert code == 0

@@ -1,7 +1,6 @@
 """The diagnostic: measured changes against a second formula, agreement against NumPy, and the files of a run."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -146,15 +145,6 @@ def test_a_run_writes_pairs_predictions_measurements_and_a_figure(npz, tmp_path)
             assert f"gains at the {name} head" in stdout
         assert f"correlation {said[name]['soft']['pearson']:.2f}" in stdout
     assert (tmp_path / "run" / "diagnose.svg").read_text().count("<svg") == 1
-
-
-def test_without_matplotlib_there_is_no_figure_and_a_line_says_so(npz, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    code, _, stderr = diagnosed(npz, tmp_path / "run")
-    assert code == 0
-    assert "selmix[report]" in stderr
-    assert (tmp_path / "run" / "diagnose.json").exists()
-    assert not (tmp_path / "run" / "diagnose.svg").exists()
 
 
 def test_nothing_is_diagnosed_unasked(npz, tmp_path):

@@ -9,8 +9,9 @@ from oracles import count_confusions, random_labels
 from sklearn import metrics as sk
 
 from selmix.evaluation import UNDEFINED, ClassGroups, count_statistics, defined_statistics, evaluate
+from selmix.heads import LinearHead
 from selmix.metrics import Metric
-from selmix.predictions import Predictions
+from selmix.predictions import Predictions, predict
 
 # recalls 0.8, 0.5, 0.25; coverage 10/24, 8/24, 6/24
 COUNTS = torch.tensor([[8.0, 1, 1], [1, 5, 4], [1, 2, 1]], dtype=torch.float64)
@@ -168,3 +169,18 @@ def test_a_class_that_is_never_predicted_has_coverage_and_recall_zero():
     assert result["min_coverage"] == result["min_recall"] == result["tail_recall"] == 0
     assert result["geometric_mean"] == result["harmonic_mean"] == 0
     assert result["macro_f1"] == pytest.approx((6 / 8 + 0) / 2)
+
+
+def test_the_probability_of_the_true_class_is_that_of_softmax(monkeypatch):
+    monkeypatch.setattr("selmix.predictions._LOGITS", 8)  # blocks of two samples
+    generator = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(7, 3, generator=generator), torch.tensor([0, 1, 2, 3, 0, 1, 2])
+    head = LinearHead(torch.randn(4, 3, generator=generator), torch.randn(4, generator=generator))
+    found = predict(head, features, labels=labels)
+    odds = np.exp((features @ head.weight.T + head.bias).double().numpy())
+    expected = odds[np.arange(7), labels.numpy()] / odds.sum(1)
+    assert found.of_truth.tolist() == pytest.approx(expected.tolist(), rel=1e-6)
+    plain = predict(head, features)
+    assert plain.of_truth is None
+    assert torch.equal(plain.classes, found.classes)
+    assert torch.equal(plain.confidence, found.confidence)

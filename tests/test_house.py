@@ -55,6 +55,7 @@ FLOORS = [
         "pipeline",
         "preparation",
         "recipe",
+        "report",
         "result",
         "run",
         "searching",

@@ -36,7 +36,13 @@ def test_means_and_spreads_are_those_of_the_runs(npz, tmp_path, monkeypatch):
     assert len(loads) == 1
     document = json.loads(stdout)
     assert document == json.loads((tmp_path / "run" / "seeds.json").read_text())
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"seeds.json", "seed1", "seed2", "seed3"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "seeds.json",
+        "seed1",
+        "seed2",
+        "seed3",
+        "report.html",
+    }
     runs = [json.loads((tmp_path / "run" / f"seed{seed}" / "result.json").read_text()) for seed in (1, 2, 3)]
     assert document["seeds"] == [own["seed"] for own in runs] == [1, 2, 3]
     for split in ("val", "test"):

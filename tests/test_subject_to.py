@@ -69,7 +69,8 @@ def test_what_cannot_be_met_is_said_in_one_line_after_everything_was_written(npz
     code, stdout, stderr = constrained(npz, tmp_path / "run", "recall >= 0.99", "coverage <= 0.9")
     assert code == 4
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        "result.json", "head.safetensors", "splits.json", "metrics.jsonl", "recipe.toml",
+        "result.json", "head.safetensors", "splits.json", "metrics.jsonl", "recipe.toml", "record.npz", "samples.json",
+        "report.html",
     }  # fmt: skip
     failed, kept = json.loads((tmp_path / "run" / "result.json").read_text())["constraints"]
     assert (failed["met"], kept["met"]) == (False, True)

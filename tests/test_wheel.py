@@ -41,7 +41,7 @@ def test_the_wheel_carries_what_ships_and_nothing_else_at_the_top(installed):
     assert "selmix/_shipped/pretrained/fashion_resnet32/model.safetensors" in names
     assert "selmix/_shipped/pretrained/fashion_mnist_lt/LICENSE" in names
     assert "selmix/_shipped/recipes/demo.toml" in names
-    assert "selmix/audit/page.html" in names
+    assert {f"selmix/report/page.{kind}" for kind in ("html", "css", "js")} <= set(names)
     assert "selmix/_shipped/recipes/cifar10_lt_if100/mislas_stage1.toml" in names
 
 

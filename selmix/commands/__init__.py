@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import selmix.commands.environment  # noqa: F401  before anything that imports PyTorch
-from selmix.commands import backbones, check, compare, demo, extract, finetune, metrics, train
+from selmix.commands import backbones, check, compare, demo, extract, finetune, metrics, report, train
 from selmix.commands.console import show_error
 from selmix.errors import UsageError
 
@@ -41,6 +41,7 @@ for verb in (
     extract.extract,
     finetune.finetune,
     metrics.metrics,
+    report.report,
     train.train,
 ):
     app.command()(verb)

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from selmix.commands import extracting, sources
 from selmix.commands.bars import progress
-from selmix.commands.console import alone, out
+from selmix.commands.console import alone, out, show_report
 from selmix.commands.options import Debug, Device, DeviceName, Json, Out, Overwrite, Quiet, Seeds, Settings
 from selmix.commands.tables import percent
 from selmix.compare import ABOUT
@@ -61,8 +61,7 @@ def compare(
             "val_per_class": val_per_class,
             "stage2": parse_assignments(settings or []),
         }
-        recipe = build_recipe(CompareRecipe, content)
-        where, bar = choose_device(device), progress(quiet=quiet)
+        recipe, where, bar = build_recipe(CompareRecipe, content), choose_device(device), progress(quiet=quiet)
         document = compare_recipe(recipe, folder, device=where, overwrite=overwrite, track=bar)
         if as_json:
             print(json.dumps(document, indent=1, allow_nan=False))
@@ -71,14 +70,14 @@ def compare(
 
 
 def _show(document: dict[str, Any], folder: Path) -> None:
-    seeds = len(document["request"]["seeds"])
+    over = f"mean ± std over {len(document['request']['seeds'])} seed(s)"
     for name, summary in document["summary"].items():
-        table = Table("method", title=f"{name}, %, mean ± std over {seeds} seed(s)", title_justify="left")
+        table = Table("method", title=f"{name}, %, {over}", title_justify="left")
         for column in ("val", "test", "seconds"):
             table.add_column(column, justify="right", no_wrap=True)
         for method, figures in sorted(summary["methods"].items(), key=lambda item: -item[1]["test"]["mean"]):
             cells = (f"{percent(figures[part]['mean'])} ± {percent(figures[part]['std'])}" for part in ("val", "test"))
-            shown = f"[bold]{method}[/bold]" if method == "selmix" else method
+            shown = f"[bold]{method}[/]" if method == "selmix" else method
             table.add_row(shown, *cells, f"{figures['seconds']['mean']:.1f}")
         out.print(table)
     for summary in document["summary"].values():
@@ -88,3 +87,4 @@ def _show(document: dict[str, Any], folder: Path) -> None:
     if any("difference" in summary for summary in document["summary"].values()):
         out.print("the rival was chosen by its test mean, which favours it; intervals cover test samples, not seeds")
     out.print(f"written: {folder / 'compare.json'}", soft_wrap=True, highlight=False)
+    show_report(folder)

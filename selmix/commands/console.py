@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.markup import escape
 
 from selmix.errors import SelmixError, UsageError
 from selmix.ranks import join_ranks
+from selmix.report.record import REPORT
 
 INTERRUPTED = 130
 _GRACE = 5  # seconds: torchrun ends all processes soon after one has failed; what they all have to say, one says
@@ -59,6 +61,12 @@ def alone(verb: str, *, quiet: bool, debug: bool) -> Iterator[None]:
         if ranks.count > 1:
             raise UsageError(f"{verb} works in one process, and torchrun started {ranks.count}; leave torchrun away")
         yield
+
+
+def show_report(folder: Path) -> None:
+    """Say where the report of a run is, if there is one."""
+    if (folder / REPORT).is_file():
+        out.print(f"report: {folder / REPORT}", soft_wrap=True, highlight=False, markup=False)
 
 
 def show_error(message: str) -> None:

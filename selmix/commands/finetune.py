@@ -54,9 +54,9 @@ def finetune(
 
     Without val, a fifth of train is set aside for it. The test split is looked at once, at the end.
 
-    The run folder gets result.json, the tuned head, the ids of every split and the request; with --seeds a folder
-    like that for each seed, and seeds.json. A seed changes what is random in stage two and the part of train that is
-    set aside; not the backbone, nor a split that the data have.
+    The run folder gets report.html, result.json, the tuned head, the ids of every split and the request; with
+    --seeds a folder like that for each seed, and seeds.json. A seed changes what is random in stage two and the part
+    of train that is set aside; not the backbone, nor a split that the data have.
 
     Exit codes: 0 ok, 2 usage, 3 data or checkpoint problem, 4 a constraint was not met (the run is complete).
     """

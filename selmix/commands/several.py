@@ -7,7 +7,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from selmix.commands.console import out
+from selmix.commands.console import out, show_report
 from selmix.commands.tables import percent
 from selmix.errors import ConstraintError
 
@@ -23,6 +23,7 @@ def show_seeds(document: dict[str, Any], folder: Path, *, as_json: bool, quiet: 
             out.print(_table(document, part))
         for line in [*_words(document, split), f"written: {folder / 'seeds.json'} and a run folder for each seed"]:
             out.print(line, soft_wrap=True, highlight=False)
+        show_report(folder)
     failed = [
         f"{own['expression']} for {len(seeds) - own['met']} of {len(seeds)} seeds"
         for own in document["constraints"]

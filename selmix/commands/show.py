@@ -6,14 +6,12 @@ from typing import Any
 
 from rich.markup import escape
 
-from selmix.commands.console import out
+from selmix.commands.console import out, show_report
 from selmix.commands.gains import diagnosis_lines
 from selmix.commands.limits import check_constraints, constraint_line
 from selmix.commands.pool import pool_lines, pool_table
 from selmix.commands.tables import class_table, group_table, interval, metric_table, percent
-
-_COST = 0.005  # a class that fell by less than half a point is not called a cost
-_SHOWN = 8  # classes named
+from selmix.report.words import SHOWN, costs
 
 
 def show_result(document: dict[str, Any], folder: Path, *, as_json: bool, quiet: bool) -> None:
@@ -31,6 +29,7 @@ def show_result(document: dict[str, Any], folder: Path, *, as_json: bool, quiet:
             out.print(pool_table(document["pseudo_labels"]))
         for line in [*_summary(document, split), f"written: {folder / 'result.json'} and the tuned head beside it"]:
             out.print(line, soft_wrap=True, highlight=False)
+        show_report(folder)
 
     check_constraints(document, folder)
 
@@ -69,12 +68,6 @@ def _certainty(document: dict[str, Any], key: str) -> str:
 
 def _costs(document: dict[str, Any], split: str) -> str:
     """Return the line that names the classes that pay."""
-    recalls = (document["recall"][head][split] for head in ("before", "after"))
-    falls = [
-        (after - before, name)
-        for name, before, after in zip(document["class_names"], *recalls, strict=True)
-        if after is not None
-    ]
-    costs = [f"{escape(name)} {100 * fall:+.1f}" for fall, name in sorted(falls) if fall < -_COST]
-    shown = ", ".join(costs[:_SHOWN]) + (f" and {len(costs) - _SHOWN} more" if len(costs) > _SHOWN else "")
-    return f"paid for with recall of: {shown}" if costs else "no class lost half a point of recall or more"
+    paid = [f"{escape(name)} {100 * fall:+.1f}" for fall, name in costs(document, split)]
+    shown = ", ".join(paid[:SHOWN]) + (f" and {len(paid) - SHOWN} more" if len(paid) > SHOWN else "")
+    return f"paid for with recall of: {shown}" if paid else "no class lost half a point of recall or more"

@@ -88,11 +88,11 @@ def _load(folders: list[Path], ranks: Ranks, images: ImageData | None) -> Featur
         ids[name] = [names[row] for row in kept.tolist()]
         if bad.any():
             bad_images[name] = [names[row] for row in own.rows[bad].tolist()]
+        source = None if images is None else ImageSubset(images.splits[name].images, kept.numpy())
         if labels is None:
-            source = None if images is None else ImageSubset(images.splits[name].images, kept.numpy())
             pool = UnlabeledFeatures(rows, views, audit, source)
             continue
-        splits[name] = LabeledFeatures(rows, labels, groups, views)
+        splits[name] = LabeledFeatures(rows, labels, groups, views, source)
         if bad.any():
             _check_classes(folder, name, given[0], labels, sidecar, ranks)
     leaks = _leaks(parts)

@@ -22,12 +22,14 @@ class LabeledFeatures:
         labels: int64 [n].
         groups: int64 [n], the group of each sample (background, hospital, ...); None if there are none.
         views: [v n, d], view by view: augmented views of the samples, to learn from beside the clean ones, or None.
+        images: the images themselves, to be looked at, where they are at hand.
     """
 
     features: Rows
     labels: torch.Tensor
     groups: torch.Tensor | None = None
     views: Rows | None = None
+    images: "ImageSource | None" = None
 
     @property
     def tensor(self) -> torch.Tensor:
@@ -42,7 +44,8 @@ class LabeledFeatures:
         """Return the samples at `positions`, int64 [m]."""
         groups = None if self.groups is None else self.groups[positions]
         views = _picked_views(self.views, len(self.labels), positions)
-        return LabeledFeatures(pick(self.features, positions), self.labels[positions], groups, views)
+        images = _picked_images(self.images, positions)
+        return LabeledFeatures(pick(self.features, positions), self.labels[positions], groups, views, images)
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,7 @@ class UnlabeledFeatures:
         """Return the images at `positions`, int64 [m]."""
         views = _picked_views(self.views, len(self.features), positions)
         audit = None if self.audit is None else self.audit[positions]
-        images = self.images
-        if images is not None:
-            from selmix.data.images import ImageSubset  # Pillow, which features alone do not need
-
-            images = ImageSubset(images, positions.numpy())
+        images = _picked_images(self.images, positions)
         return UnlabeledFeatures(pick(self.features, positions), views, audit, images)
 
 
@@ -79,6 +78,14 @@ def _picked_views(views: Rows | None, count: int, positions: torch.Tensor) -> Ro
     if views is None:
         return None
     return pick(views, (torch.arange(0, len(views), max(count, 1))[:, None] + positions).flatten())
+
+
+def _picked_images(images: "ImageSource | None", positions: torch.Tensor) -> "ImageSource | None":
+    if images is None:
+        return None
+    from selmix.data.images import ImageSubset  # Pillow, which features alone do not need
+
+    return ImageSubset(images, positions.numpy())
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,11 @@ from selmix.stage2.crossfit import CrossFit
 from selmix.stage2.evidence import Evidence
 from selmix.stage2.pool_labels import PoolLabeler
 from selmix.stage2.settings import RefineSettings
+from selmix.stage2.trace import Trace, Traced, predicted_change
 
 logger = logging.getLogger("selmix")
 
-_ELECTION = 0.25  # the last part of the steps whose heads stand for election, beside the start
+ELECTION = 0.25  # the last part of the steps whose heads stand for election, beside the start
 MARGIN = 1.0  # standard errors of the difference by which the elected heads must beat the start
 _LARGEST_BOOST = 64.0  # of the multipliers' steps while nothing moves
 TEMPERATURE = 0.3  # of the softened predictions whose confusion matrix gives the gains
@@ -44,8 +45,9 @@ class Refined:
         steps: steps taken.
         confusion: joint confusion matrix [r, k] of the heads on the evidence that steered, out of fold.
         support: float64 [r], how many validation samples that evidence is worth.
-        history: one record per refresh: step, metric (of the averaged heads, on the evidence), largest_gain, and with
-            constraints the violation and the largest multiplier.
+        trace: the pairs that were drawn, their gains and the multipliers.
+        history: one record per refresh: step, metric (of the averaged heads, on the evidence), largest_gain,
+            predicted_change (`selmix.stage2.trace`), and with constraints the violation and the largest multiplier.
     """
 
     heads: list[LinearHead]
@@ -53,6 +55,7 @@ class Refined:
     steps: int
     confusion: torch.Tensor
     support: torch.Tensor
+    trace: Traced
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -102,8 +105,10 @@ def refine(
 
     averaged, step, boost = weights.clone(), 0, 1.0
     labeled_at = -math.inf
+    trace = Trace(plan.class_counts, plan.groups, -(-settings.steps // settings.refresh), ascent.items)
     predictions = evidence.judge(weights)
     ascent.begin(predictions)
+    trace.constrain(0, ascent.multipliers)
     best, best_step, best_rank = averaged.clone(), 0, ascent.start_rank
     history = [{"step": 0} | ascent.record(predictions)]
     while step < settings.steps:
@@ -119,6 +124,7 @@ def refine(
             # stationary for these multipliers: let them grow, faster and faster
             ascent.update(predictions, scale=boost * progress)
             boost, step = min(2 * boost, _LARGEST_BOOST), step + round_steps
+            trace.constrain(step, ascent.multipliers)
             continue
         if largest <= 0:
             logger.debug("no pair raises the metric any more: stopped after %d steps", step)
@@ -145,6 +151,8 @@ def refine(
         for features, targets in batches.draw(law, round_steps):
             cross_entropy_step_(weights, features, targets, rate=rate, decay=settings.weight_decay, total=total)
             averaged.lerp_(weights, 1 - settings.averaging)
+        trace.add(law, gains, round_steps)
+        promised = predicted_change(law, gains, rate=rate, steps=round_steps)
         step += round_steps
         weights, averaged = ranks.first(weights), ranks.first(averaged)  # last bits may differ between processors
 
@@ -152,9 +160,11 @@ def refine(
         # and the best of many would be the luckiest), and only those that beat the start by more than luck explains
         predictions = evidence.judge(averaged)
         ascent.update(predictions, scale=progress)  # as the heads slow down, so must the multipliers
-        history.append({"step": step, "largest_gain": largest} | ascent.record(predictions))
+        trace.constrain(step, ascent.multipliers)
+        found = {"step": step, "largest_gain": largest, "predicted_change": promised}
+        history.append(found | ascent.record(predictions))
         logger.debug("step %d of %d: %s %.4f out of fold", step, settings.steps, metric.name, history[-1]["metric"])
-        if step >= settings.steps * (1 - _ELECTION):
+        if step >= settings.steps * (1 - ELECTION):
             rank = ascent.rank(predictions)
             if rank > best_rank and ascent.beats(rank, predictions):
                 best, best_step, best_rank = averaged.clone(), step, rank
@@ -165,6 +175,7 @@ def refine(
         steps=step,
         confusion=evidence.confusion(evidence.judge(best)),
         support=evidence.support,
+        trace=trace.traced(),
         history=history,
     )
 
@@ -195,7 +206,8 @@ class _Ascent:
         self.metric, self.constraints, self.evidence, self.settings = metric, constraints, evidence, settings
         self.rounded = metric.objective(evidence.support, rounding)
         self.rounded_slack = joint_smooth_slack(constraints, evidence.support, rounding)
-        self.multipliers = torch.zeros(sum(len(constraint.items) for constraint in constraints), dtype=torch.float64)
+        self.items = [item for constraint in constraints for item in constraint.items]
+        self.multipliers = torch.zeros(len(self.items), dtype=torch.float64)
 
     def objective(self) -> MetricFunction:
         """Return psi, or the Lagrangian where there are constraints."""

@@ -1,0 +1,118 @@
+"""The page itself: `report.html` of a run, of several seeds, or of a comparison."""
+
+import logging
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+from markupsafe import Markup
+
+import selmix
+from selmix.checkpoints import write_atomically
+from selmix.errors import DataError
+from selmix.report.course import constraints, pairs, steps
+from selmix.report.features import calibration, geometry
+from selmix.report.material import images, pool, repeat
+from selmix.report.outcome import headline, metrics, overview
+from selmix.report.perclass import classes, confusion
+from selmix.report.reading import Run, read_json, read_text
+from selmix.report.record import REPORT
+from selmix.report.section import Section
+from selmix.report.several import comparison, seeds
+
+logger = logging.getLogger("selmix")
+
+_HERE = Path(__file__).parent
+
+
+def write_report(folder: Path, *, each: bool = False) -> Path:
+    """Write the report of a run folder from what lies in it, and return where it is.
+
+    Args:
+        folder: of one run, of several seeds, or of a comparison.
+        each: of several seeds, write that of each seed as well.
+
+    Raises:
+        DataError: if it is none of these, or a file is missing or damaged.
+    """
+    page = _page_of(folder)
+    if each and not (folder / "result.json").is_file() and (folder / "seeds.json").is_file():
+        for own in _seed_folders(folder, read_json(folder / "seeds.json")):
+            write_report(own)
+    try:
+        write_atomically(folder / REPORT, page.encode(errors="replace"))
+    except OSError as error:
+        raise DataError(
+            f"{folder / REPORT} cannot be written ({error.strerror}); make room, or make it writable"
+        ) from error
+    return folder / REPORT
+
+
+def report_or_warn(folder: Path) -> None:
+    """Write the report of a run that is complete; what goes wrong is one line, and the run stays what it is."""
+    try:
+        write_report(folder)
+    except Exception as error:  # whatever it is, it must not cost a finished run
+        (folder / REPORT).unlink(missing_ok=True)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        logger.warning("the run is complete in %s, but there is no report of it: %s", folder, reason)
+
+
+def _page_of(folder: Path) -> str:
+    if (folder / "result.json").is_file():
+        return _page_of_run(Run.read(folder))
+    if (folder / "seeds.json").is_file():
+        document = read_json(folder / "seeds.json")
+        folders = _seed_folders(folder, document)
+        runs = [read_json(own / "result.json") for own in folders]
+        title, lines, sections = seeds(document, runs, tomllib.loads(read_text(folders[0] / "recipe.toml")))
+        return _rendered(title, lines, sections, eyebrow=document["command"], optimistic=document["optimistic"])
+    if (folder / "compare.json").is_file():
+        title, lines, sections = comparison(read_json(folder / "compare.json"))
+        return _rendered(title, lines, sections, eyebrow="compare")
+    raise DataError(f"{folder} holds no finished run: no result.json, seeds.json or compare.json; name a --out folder")
+
+
+def _seed_folders(folder: Path, document: dict[str, Any]) -> list[Path]:
+    return [folder / f"seed{seed}" for seed in document["seeds"]]
+
+
+def _page_of_run(run: Run) -> str:
+    title, lines = headline(run)
+    makers = (classes, confusion, metrics, steps, pairs, geometry, calibration, constraints, pool, images, repeat)
+    found = [make(run) for make in makers]
+    document = run.document
+    eyebrow = f"{document['command']} · seed {document['seed']} · {len(run.names):,} classes"
+    return _rendered(
+        title,
+        lines,
+        [own for own in found if own is not None],
+        eyebrow=eyebrow,
+        hero=overview(run),
+        optimistic=document["optimistic"],
+    )
+
+
+def _rendered(
+    title: str,
+    lines: list[str],
+    sections: list[Section],
+    *,
+    eyebrow: str,
+    hero: Markup | str = "",
+    optimistic: bool = False,
+) -> str:
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    content: dict[str, Any] = {
+        "title": title,
+        "lines": lines,
+        "sections": sections,
+        "eyebrow": eyebrow,
+        "hero": hero,
+        "optimistic": optimistic,
+        "version": selmix.__version__,
+        "style": Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+        "script": Markup((_HERE / "page.js").read_text(encoding="utf-8")),
+    }
+    return environment.from_string((_HERE / "page.html").read_text(encoding="utf-8")).render(content)
