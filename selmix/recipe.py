@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model, model_vali
 
 from selmix.errors import UsageError
 from selmix.faults import STRICT, all_faults, read_toml
+from selmix.metrics import is_reference, parse_metric, split_texts
 from selmix.pseudo.settings import PseudoSettings
 from selmix.stage2.settings import RefineSettings
 
@@ -176,6 +177,22 @@ def parse_seeds(text: str) -> list[int]:
     if not seeds or len(set(seeds)) < len(seeds):
         raise UsageError(f"--seeds is a range such as 0..4 or a list such as 0,1,2, each seed once, got {text!r}")
     return seeds
+
+
+def parse_metrics(text: str) -> list[str]:
+    """Turn `a,b` into metrics, each once and by its own name; each may be an expression or FILE.py:FUNCTION.
+
+    >>> parse_metrics("balanced_accuracy, 0.5*accuracy + 0.5*min(recall[0], recall[1]), mean_recall")
+    ['mean_recall', '0.5*accuracy + 0.5*min(recall[0], recall[1])']
+
+    Raises:
+        UsageError: for all that can be wrong with a metric before the data are known.
+    """
+    one = is_reference(text) and Path(text.rpartition(":")[0]).is_file()  # whose path may have commas
+    texts = [text] if one else split_texts(text)
+    if "" in texts:
+        raise UsageError(f"--metric is a metric, or several with commas between them, got {text!r}")
+    return list(dict.fromkeys(parse_metric(own).name for own in texts))
 
 
 def parse_names(text: str | None) -> list[str]:

@@ -43,6 +43,7 @@ FLOORS = [
     ["baselines", "pseudo", "semi", "stage1", "stage2"],
     [
         "audit",
+        "beginning",
         "check",
         "compare",
         "diagnosis",
@@ -52,6 +53,7 @@ FLOORS = [
         "finetuning",
         "generations",
         "manifest",
+        "pareto",
         "pipeline",
         "preparation",
         "recipe",
@@ -61,6 +63,7 @@ FLOORS = [
         "semi_training",
         "spread",
         "starting",
+        "sweep",
         "train_recipe",
         "training",
         "training_job",

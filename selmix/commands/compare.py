@@ -15,11 +15,11 @@ from selmix.commands.tables import percent
 from selmix.compare import ABOUT
 from selmix.compare import compare as compare_recipe
 from selmix.pipeline import choose_device
-from selmix.recipe import CompareRecipe, build_recipe, parse_assignments, parse_names, parse_seeds
+from selmix.recipe import CompareRecipe, build_recipe, parse_assignments, parse_metrics, parse_names, parse_seeds
 
 
 def compare(
-    metric: Annotated[str, typer.Option(help="One or several names listed by `selmix metrics`: min_recall,macro_f1")],
+    metric: Annotated[str, typer.Option(help="One or several, as for finetune --metric: min_recall,macro_f1")],
     folder: Out,
     backbone: sources.BackboneSpec = None,
     data: sources.DataSpec = None,
@@ -55,7 +55,7 @@ def compare(
         content = extracting.extraction(arch, input_size, mean, std, dtype, views, bad_image)
         content |= sources.source(backbone, data, features, cache, unlabeled)
         content |= {
-            "metrics": parse_names(metric),
+            "metrics": parse_metrics(metric),
             "methods": parse_names(methods),
             "seeds": parse_seeds(seeds),
             "val_per_class": val_per_class,

@@ -10,12 +10,14 @@ from selmix.commands.console import guarded
 from selmix.commands.options import Debug, Device, DeviceName, Json, MetricName, Out, Overwrite, Quiet, Settings
 from selmix.commands.several import show_seeds
 from selmix.commands.show import show_result
+from selmix.commands.sweep import show_sweep
 from selmix.errors import UsageError
 from selmix.finetuning import finetune as run_one
 from selmix.finetuning import finetune_seeds as run_each
 from selmix.pipeline import choose_device
 from selmix.ranks import join_ranks
-from selmix.recipe import FinetuneRecipe, build_recipe, parse_assignments, parse_seeds, stage_two_tables
+from selmix.recipe import FinetuneRecipe, build_recipe, parse_assignments, parse_metrics, parse_seeds, stage_two_tables
+from selmix.sweep import finetune_sweep as run_sweep
 
 
 def finetune(
@@ -72,11 +74,15 @@ def finetune(
         } | stage_two_tables(parse_assignments(settings or []))
         if seeds is not None and seed is not None:
             raise UsageError("--seed and --seeds exclude each other; a single seed is --seed N")
-        recipe = build_recipe(FinetuneRecipe, content)
+        recipe, metrics = build_recipe(FinetuneRecipe, content), parse_metrics(metric)
         several = None if seeds is None else parse_seeds(seeds)
         work: dict[str, Any] = {"command": "finetune", "device": choose_device(device), "overwrite": overwrite}
         work |= {"track": progress(quiet=quiet or not ranks.leads), "ranks": ranks}
-        document = run_one(recipe, out, **work) if several is None else run_each(recipe, several, out, **work)
+        if len(metrics) > 1:
+            document, show = run_sweep(recipe, metrics, several or [recipe.seed], out, **work), show_sweep
+        elif several is not None:
+            document, show = run_each(recipe, several, out, **work), show_seeds
+        else:
+            document, show = run_one(recipe, out, **work), show_result
         if ranks.leads:
-            show = show_result if several is None else show_seeds
             show(document, out, as_json=as_json, quiet=quiet)

@@ -36,8 +36,8 @@ class PoolUse:
             by those that were tuned with it.
         heads: retrained with class-balanced sampling on labeled and pseudo-labeled samples, to start from; None where
             pseudo-labeled samples are partners only, or where there are none.
-        room: how much any samples could bring on these features: see `room`.
         usable: whether any class has pseudo-labels that can be trusted.
+        room: how much any samples could bring to a metric on these features: see `room`; nan before that is named.
         difference: by how much the heads that are tuned with the pool are better on the evidence, out of fold, in the
             metric; nan before that is known.
         standard_error: of that.
@@ -47,8 +47,8 @@ class PoolUse:
     labeler: PoolLabeler
     labels: PoolLabels
     heads: list[LinearHead] | None
-    room: float
     usable: bool
+    room: float = math.nan
     difference: float = math.nan
     standard_error: float = math.nan
     helps: bool = False
@@ -90,7 +90,6 @@ class PoolUse:
 def label_pool(
     plan: CrossFit,
     labeled: list[LinearHead],
-    metric: Metric,
     settings: RefineSettings,
     pseudo: PseudoSettings,
     *,
@@ -102,7 +101,6 @@ def label_pool(
     Args:
         plan: with a pool that is not empty.
         labeled: heads retrained with class-balanced sampling on labeled samples.
-        metric: that is tuned.
         settings: of the loop.
         pseudo: of pseudo-labels.
         class_names: for the log.
@@ -128,7 +126,7 @@ def label_pool(
             steps=settings.start_steps,
             generator=torch_generator(seed, "pseudo-labeled"),
         )
-    return PoolUse(labeler, labels, heads, room(plan, labeled, metric), usable)
+    return PoolUse(labeler, labels, heads, usable)
 
 
 def room(plan: CrossFit, heads: list[LinearHead], metric: Metric) -> float:
