@@ -2,6 +2,7 @@
 
 import dataclasses
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
@@ -116,17 +117,30 @@ def load_recipe(path: Path, kind: type[_Recipe], overrides: dict[str, Any]) -> _
     Raises:
         UsageError: naming the file and every fault.
     """
-    content = read_toml(path, "recipe")
-    for key, value in overrides.items():
-        section, dot, name = key.rpartition(".")
-        target = content.setdefault(section, {}) if dot else content
-        if not isinstance(target, dict):
-            raise UsageError(f"recipe {path}: {section} is no section, so {key} cannot be set")
-        target[name] = value
+    content = read_recipe(path, overrides)
     try:
         return build_recipe(kind, content)
     except UsageError as error:
         raise UsageError(f"recipe {path}: {error}") from error
+
+
+def read_recipe(path: Path, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Read a recipe's content and set the overridden keys, `table.key` or `table.table.key` inside a table.
+
+    Raises:
+        UsageError: if it cannot be read, or a key leads into what is no table.
+    """
+    content = read_toml(path, "recipe")
+    for key, value in overrides.items():
+        *tables, name = key.split(".")
+        target = content
+        for position, table in enumerate(tables, 1):
+            target = target.setdefault(table, {})
+            if not isinstance(target, dict):
+                section = ".".join(tables[:position])
+                raise UsageError(f"recipe {path}: {section} is no section, so {key} cannot be set")
+        target[name] = value
+    return content
 
 
 def build_recipe(kind: type[_Recipe], content: dict[str, Any]) -> _Recipe:
@@ -273,4 +287,12 @@ def build_settings(kind: type[_Settings], values: dict[str, Any]) -> _Settings:
     try:
         return kind(**model.model_validate(values).model_dump())
     except ValidationError as error:
-        raise UsageError(all_faults(error, list(fields))) from error
+        faults = [all_faults(error, list(fields))]
+        faulty = {detail["loc"][0] for detail in error.errors()}
+        with suppress(ValidationError):  # what is right in type and name may still be wrong in value
+            rest = model.model_validate({key: value for key, value in values.items() if key not in faulty})
+            try:
+                kind(**rest.model_dump())
+            except UsageError as more:
+                faults.append(str(more))
+        raise UsageError("; ".join(faults)) from error

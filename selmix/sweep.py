@@ -16,7 +16,7 @@ import torch
 from selmix.checkpoints import write_atomically
 from selmix.confusion import confusion_counts, joint_confusion
 from selmix.features.extract import Track
-from selmix.finetuning import begin_job, check_request, prepare_job, run_job
+from selmix.finetuning import begin_job, check_request, finetune, finetune_seeds, prepare_job, run_job
 from selmix.metrics import DEFINITIONS, Metric
 from selmix.pareto import WEIGHED, non_dominated, pareto_figure
 from selmix.pipeline import Tuning
@@ -41,6 +41,15 @@ def metric_folder(name: str) -> str:
         return name
     words = re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII)[:_SLUG].strip("._-")
     return f"{words}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def finetune_all(
+    recipe: FinetuneRecipe, metrics: Sequence[str], seeds: Sequence[int] | None, out: Path, **work: Any
+) -> dict[str, Any]:
+    """Do `finetune`, `finetune_seeds` or, for several metrics, `finetune_sweep`; `work` is what all of them take."""
+    if len(metrics) > 1:
+        return finetune_sweep(recipe, metrics, seeds or [recipe.seed], out, **work)
+    return finetune(recipe, out, **work) if seeds is None else finetune_seeds(recipe, seeds, out, **work)
 
 
 def finetune_sweep(

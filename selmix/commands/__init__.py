@@ -1,20 +1,22 @@
 """The command line: `selmix VERB`, one file a verb."""
 
 import sys
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 import selmix.commands.environment  # noqa: F401  before anything that imports PyTorch
-from selmix.commands import backbones, check, compare, demo, extract, finetune, metrics, train
+from selmix.commands import recipes
 from selmix.commands.console import show_error
+from selmix.commands.guide import GUIDE, epilog
 from selmix.errors import UsageError
 
 app = typer.Typer(
     name="selmix",
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="New here? `selmix demo` does the main job in half a minute, `selmix doctor` says whether this machine can.",
 )
 
 
@@ -33,17 +35,13 @@ def selmix_command(
     """Fine-tune a pretrained backbone's linear head for the metric that matters when classes are imbalanced."""
 
 
-for verb in (
-    backbones.backbones,
-    check.check,
-    compare.compare,
-    demo.demo,
-    extract.extract,
-    finetune.finetune,
-    metrics.metrics,
-    train.train,
-):
-    app.command()(verb)
+# a module of selmix.commands has the verb of its name; none imports PyTorch before the verb is called
+for verb, (panel, examples) in GUIDE.items():
+    if verb == "recipes":
+        app.add_typer(recipes.app, name=verb, rich_help_panel=panel, epilog=epilog(examples), help=recipes.ABOUT)
+    else:
+        module = import_module(f"selmix.commands.{verb}")
+        app.command(rich_help_panel=panel, epilog=epilog(examples))(getattr(module, verb))
 
 
 def main() -> None:
