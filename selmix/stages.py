@@ -176,8 +176,8 @@ def run_stages(
             with bars() as bar:
                 document["stage1"] = _stage_one(stages.train, first, device=device, resume=resume or both, bar=bar)
         if stages.finetune is not None:
-            if both and second.is_dir() and not _finished(second):
-                shutil.rmtree(second)  # of several seeds that were interrupted
+            if both and second.is_dir():
+                shutil.rmtree(second)  # to be replaced, or of several seeds that were interrupted
             work = {"command": "finetune", "device": device, "overwrite": overwrite, "track": track}
             document["stage2"] = finetune_all(stages.finetune, stages.metrics, stages.seeds, second, **work)
     except BaseException:  # Ctrl-C as well

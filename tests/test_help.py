@@ -18,6 +18,7 @@ from selmix.compare import ABOUT
 from selmix.metrics import ALIASES, DEFINITIONS
 
 ROOT = Path(__file__).parent.parent
+QUICK = ["steps=60", "start_steps=40", "refresh=30"]
 VERBS = [*([verb] for verb in GUIDE), *(["recipes", verb] for verb in ("ls", "show", "cp", "validate"))]
 
 
@@ -57,13 +58,13 @@ def test_the_example_runs(example, workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     monkeypatch.setattr("selmix.result.REPLICATES", 20)
     monkeypatch.setattr("selmix.verdict.REPLICATES", 20)
-    monkeypatch.setattr("selmix.stage2.settings.RefineSettings.steps", 200)
     if example.split()[1] == "demo":  # what ships is tried, whole, by tests/test_demo.py
         monkeypatch.setattr("selmix.shipped.shipped_recipe", lambda name: workplace / f"{name}.toml")
     words = shlex.split(example)[1:]
+    quick = QUICK if words[0] in ("demo", "finetune", "compare") else []
     if "runs/a/recipe.toml" in words and not (workplace / "runs" / "a").is_dir():
-        CliRunner().invoke(app, shlex.split(examples_of(["finetune"])[0])[1:])
-    result = CliRunner().invoke(app, words)
+        CliRunner().invoke(app, [*shlex.split(examples_of(["finetune"])[0])[1:], *QUICK])
+    result = CliRunner().invoke(app, [*words, *quick])
     assert result.exit_code == 0, result.output
 
 

@@ -28,8 +28,8 @@ GUIDE: dict[str, tuple[str, list[str]]] = {
     "compare": (
         TUNE,
         [
-            "selmix compare --features features.npz --metric min_recall --seeds 0..1 --out runs/f",
-            "selmix compare --features features.npz --metric mcc --methods bias,selmix --out runs/g",
+            "selmix compare --features features.npz --metric min_recall --methods crt_val,selmix --out runs/f",
+            "selmix compare --features features.npz --metric mcc --methods knn,selmix --seeds 0..1 --out runs/g",
         ],
     ),
     "extract": (TUNE, ["selmix extract --backbone shipped:fashion_resnet32 --data my_images --out features"]),
