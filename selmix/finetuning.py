@@ -14,6 +14,7 @@ from selmix.checkpoints import write_atomically
 from selmix.constraints import Constraint, bind_constraints, parse_constraint
 from selmix.diagnosis import describe_diagnosis, write_diagnosis
 from selmix.errors import UsageError
+from selmix.evaluation import Memory
 from selmix.extraction import named_features
 from selmix.features.extract import Track
 from selmix.features.labeled import FeatureData
@@ -164,7 +165,14 @@ def begin_job(job: Job, seed: int) -> Beginning:
 
 
 def run_job(
-    job: Job, metric: Metric, beginning: Beginning, recipe: FinetuneRecipe, out: Path, *, command: str
+    job: Job,
+    metric: Metric,
+    beginning: Beginning,
+    recipe: FinetuneRecipe,
+    out: Path,
+    *,
+    command: str,
+    memory: Memory | None = None,
 ) -> tuple[dict[str, Any], Tuning]:
     """Tune for one metric of a job and write the run folder; return `result.json` (rank 0 alone) and what was done."""
     seed = beginning.seed
@@ -172,7 +180,7 @@ def run_job(
     audit = audit_pool(tuning, seed=seed)
     document = {}
     if job.data.ranks.leads:
-        document = describe(tuning, metric, job.constraints, command=command, seed=seed, audit=audit)
+        document = describe(tuning, metric, job.constraints, command=command, seed=seed, audit=audit, memory=memory)
     used = vars(job.settings) | {"batch_size": job.settings.batch_size_for(len(job.data.class_names))}
     request = recipe.model_dump(exclude_none=True) | {"metric": metric.name, "seed": seed, "stage2": used}
     if job.data.unlabeled is not None:

@@ -45,7 +45,8 @@ def shipped_recipe(name: str) -> Path:
     """
     recipes = shipped_recipes()
     if name not in recipes:
-        raise UsageError(f"no recipe called {name!r} ships: {suggestion(name, recipes)}")
+        near = suggestion(name, recipes, listed=False)
+        raise UsageError(f"no recipe called {name!r} ships: {near}; `selmix recipes ls` lists them")
     return recipes[name]
 
 

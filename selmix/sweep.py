@@ -15,6 +15,7 @@ import torch
 
 from selmix.checkpoints import write_atomically
 from selmix.confusion import confusion_counts, joint_confusion
+from selmix.evaluation import Memory
 from selmix.features.extract import Track
 from selmix.finetuning import begin_job, check_request, finetune, finetune_seeds, prepare_job, run_job
 from selmix.metrics import DEFINITIONS, Metric
@@ -94,11 +95,13 @@ def finetune_sweep(
         documents: dict[str, list[dict[str, Any]]] = {metric.name: [] for metric in job.metrics}
         rows: list[dict[str, Any]] = []
         for seed in seeds:
-            beginning = begin_job(job, seed)
+            beginning, memory = begin_job(job, seed), Memory()
             for metric in job.metrics:
                 folder = f"{metric_folder(metric.name)}/seed{seed}"
                 with run_folder(out / folder, overwrite=overwrite, ranks=ranks):
-                    document, tuning = run_job(job, metric, beginning, recipe, out / folder, command=command)
+                    document, tuning = run_job(
+                        job, metric, beginning, recipe, out / folder, command=command, memory=memory
+                    )
                 beginning = replace(beginning, seconds=0.0)
                 if ranks.leads:
                     heads = {"before": None, "balanced": None} if metric is job.metrics[0] else {}

@@ -107,7 +107,8 @@ def test_validate_prints_every_fault(tmp_path):
     code, stdout, stderr = run("recipes", "validate", path, ROOT / "recipes" / "demo.toml")
     assert (code, stdout) == (2, "")
     for said in (
-        "unknown key seedd: did you mean seed?", "unknown key foo", "epochs must be", "no loss 'focl'", "nothing called",
+        "unknown key seedd: did you mean seed?", "unknown key foo", "epochs must be", "no loss 'focl'",
+        "nothing called",
         "no model 'resnt18': did you mean resnet18?", "did you mean min_recall?", "did you mean coverage?", "4..1",
         "unknown key stps: did you mean steps?", "threshold must be in [0, 1], got 2.0", "error: 1 of 2 file(s)",
     ):  # fmt: skip
