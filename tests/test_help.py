@@ -117,6 +117,14 @@ def test_a_tab_completes_without_waiting_for_pytorch(words, offered):
     assert complete(words, len(words.split()) - 1) == (offered, "False")
 
 
+@pytest.mark.parametrize(
+    ("begun", "offered"), [("", {"fashion_resnet32", "cifar10_lt_mislas"}), ("fa", {"fashion_resnet32"})]
+)
+def test_bash_which_parts_words_at_colons_gets_what_follows_the_colon(begun, offered):
+    words = ["selmix", "finetune", "--backbone", "shipped", ":", *[begun] * bool(begun)]
+    assert complete("\n".join(words), len(words) - 1) == (offered, "False")
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_gets_a_script(shell, monkeypatch):
     monkeypatch.setattr("typer.completion._get_shell_name", lambda: shell)

@@ -8,6 +8,7 @@ import typer
 
 import selmix.commands.environment  # noqa: F401  before anything that imports PyTorch
 from selmix.commands import recipes
+from selmix.commands.completion import colons_joined
 from selmix.commands.console import show_error
 from selmix.commands.guide import GUIDE, epilog
 from selmix.errors import UsageError
@@ -48,7 +49,8 @@ def main() -> None:
     """Run the command line; what is wrong with the words themselves is one line, too."""
     words = sys.argv[1:] or ["--help"]
     try:
-        code = app(words, prog_name="selmix", standalone_mode=False)
+        with colons_joined():
+            code = app(words, prog_name="selmix", standalone_mode=False)
     except Exception as error:
         # typer carries a click of its own or uses the installed one: know its usage errors by what they can do
         if not hasattr(error, "format_message"):

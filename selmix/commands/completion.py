@@ -1,5 +1,10 @@
 """What a TAB completes, known without PyTorch: a shell does not wait seconds for a word."""
 
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+
 from selmix.shipped import PREFIX, shipped_names, shipped_recipes
 
 # kept equal to the tables in selmix.metrics and selmix.compare by tests/test_help.py
@@ -12,6 +17,34 @@ METHODS = (
     "given", "probe", "crt", "crt_val", "logistic", "logistic_val", "lws", "mislas", "ncm", "knn", "tau_norm",
     "logit_adjustment", "bias", "plug_in", "uniform_mixup", "resampling", "greedy", "selmix",
 )  # fmt: skip
+
+
+@contextmanager
+def colons_joined() -> Iterator[None]:
+    """Put together the words that bash has parted at colons, `shipped : fash`, when it asks for completion.
+
+    What is offered then begins behind the last colon, where bash lets the word begin.
+    """
+    words = os.environ.get("COMP_WORDS", "").split("\n")
+    if os.environ.get("_SELMIX_COMPLETE") != "complete_bash" or ":" not in words:
+        yield
+        return
+    current, joined, place = int(os.environ["COMP_CWORD"]), [words[0]], 0
+    for position, word in enumerate(words[1:], 1):
+        if word == ":" or joined[-1].endswith(":"):
+            joined[-1] += word
+        else:
+            joined.append(word)
+        place = len(joined) - 1 if position == current else place
+    os.environ |= {"COMP_WORDS": "\n".join(joined), "COMP_CWORD": str(place)}
+    before, colon, _ = joined[place].rpartition(":")
+    offered = io.StringIO()
+    try:
+        with redirect_stdout(offered):
+            yield
+    finally:
+        for line in offered.getvalue().splitlines():
+            print(line.removeprefix(before + colon))
 
 
 def metric_names(incomplete: str) -> list[str]:
