@@ -50,6 +50,7 @@ def finetune_all(
     """Do `finetune`, `finetune_seeds` or, for several metrics, `finetune_sweep`; `work` is what all of them take."""
     if len(metrics) > 1:
         return finetune_sweep(recipe, metrics, seeds or [recipe.seed], out, **work)
+    recipe = recipe.model_copy(update={"metric": metrics[0]})  # the same metric may have been named twice
     return finetune(recipe, out, **work) if seeds is None else finetune_seeds(recipe, seeds, out, **work)
 
 

@@ -1,6 +1,7 @@
 """`selmix recipes`: what ships is listed, shown, copied and in order; what is wrong is said, all of it."""
 
 import json
+import re
 import shlex
 import tomllib
 from pathlib import Path
@@ -132,6 +133,21 @@ def test_each_kind_of_file_is_known_by_its_keys(tmp_path, content, said):
     path = tmp_path / "r.toml"
     path.write_text(content)
     assert said in " ".join(recipe_faults(path))
+
+
+def test_the_page_shows_a_recipe_that_is_in_order_and_commands_that_parse(tmp_path):
+    text = "".join((ROOT / "docs" / name).read_text() for name in ("recipes.md", "sweep.md"))
+    (recipe,) = re.findall(r"^```toml\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    (tmp_path / "r.toml").write_text(recipe)
+    assert recipe_faults(tmp_path / "r.toml") == []
+    commands = re.findall(r"^selmix (.*?)(?: +#.*)?$", text, flags=re.MULTILINE)
+    assert len(commands) >= 6
+    for command in commands:
+        verb, *words = shlex.split(command)
+        own = get_command(app).commands[verb]
+        if verb == "recipes":
+            own, *words = own.commands[words[0]], *words[1:]
+        own.make_context(verb, list(words))
 
 
 def test_nothing_named_checks_what_ships():

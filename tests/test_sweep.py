@@ -206,6 +206,13 @@ def test_commas_inside_a_metric_do_not_part_it(tmp_path, monkeypatch):
         parse_metrics("min(accuracy, mcc")
 
 
+def test_one_metric_by_two_names_is_a_single_run(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    metric = "mean_recall,balanced_accuracy"
+    assert run("finetune", "--features", "f.npz", "--metric", metric, "--out", tmp_path / "r", *QUICK)[0] == 0
+    assert json.loads((tmp_path / "r" / "result.json").read_text())["metric"] == "mean_recall"
+
+
 def test_folders_of_metrics_are_safe_and_distinct():
     names = [
         "min_recall",
