@@ -79,36 +79,47 @@ def train_recipe(path: Path, overrides: dict[str, Any]) -> TrainRecipe:
         raise UsageError(f"recipe {path}: {error}") from error
 
 
-def seeded(content: dict[str, Any], seed: int | None) -> dict[str, Any]:
-    """Return a recipe with another seed for both stages; the same for None."""
-    if seed is None:
-        return content
-    if not isinstance(content.get(TABLE, {}), dict):
-        raise UsageError(f"[{TABLE}] is a table, got {content[TABLE]!r}")
-    alone = split_stages(content)[0] is None and TABLE not in content
-    top = {key: value for key, value in content.items() if key != "seeds" or not alone}
-    table = {key: value for key, value in content.get(TABLE, {}).items() if key != "seeds"}
-    tables = {TABLE: table | {"seed": seed}} if TABLE in content else {}
-    return top | ({"seed": seed} if set(content) != {TABLE} else {}) | tables
+def read_stages(path: Path, overrides: dict[str, Any], out: Path, *, seed: int | None = None) -> Stages:
+    """Read a recipe of one stage or both, and check it completely, as far as that can be done without data.
 
-
-def plan_stages(content: dict[str, Any], out: Path) -> Stages:
-    """Check a recipe's content completely, as far as that can be done without data.
+    Args:
+        path: of the recipe.
+        overrides: keys that are set otherwise, as for `selmix.recipe.read_recipe`.
+        out: the run folder, where stage two finds what stage one trains.
+        seed: of both stages, in place of those of the recipe.
 
     Raises:
-        UsageError: with the faults.
+        UsageError: naming the file and the faults.
     """
+    content = read_recipe(path, overrides)
+    if seed is not None:
+        seeds = {f"{TABLE}.seed": seed} if TABLE in content else {}
+        overrides = overrides | seeds | ({"seed": seed} if set(content) != {TABLE} else {})
+        content = read_recipe(path, overrides)
+    # what is set says one of seed and seeds: then the other one of the file does not hold
+    for prefix, table in (("", content), (f"{TABLE}.", content.get(TABLE))):
+        for kept, dropped in (("seed", "seeds"), ("seeds", "seed")):
+            if isinstance(table, dict) and prefix + kept in overrides and prefix + dropped not in overrides:
+                table.pop(dropped, None)
     first, second = split_stages(content)
-    train = None if first is None else build_recipe(TrainRecipe, first)
-    if train is not None:
-        train_settings(train)
-    if second is None:
-        return Stages(content, train, None, [], None)
+    faults: list[str] = []
+    train, tuned = None, None
     try:
-        finetune, metrics, seeds = stage_two(second, train, str(out / STAGE1))
+        if first is not None:
+            train = build_recipe(TrainRecipe, first)
+            train_settings(train)
     except UsageError as error:
-        raise UsageError(f"[{TABLE}] {error}" if TABLE in content else str(error)) from error
-    return Stages(content, train, finetune, metrics, seeds)
+        faults.append(str(error))
+    try:
+        if second is not None:
+            tuned = stage_two(second, train, str(out / STAGE1))
+    except UsageError as error:
+        # without stage one, what is said of the backbone that it would train would mislead
+        if train is not None or first is None:
+            faults.append(f"[{TABLE}] {error}" if TABLE in content else str(error))
+    if faults:
+        raise UsageError(f"recipe {path}: {'; '.join(faults)}")
+    return Stages(content, train, *(tuned or (None, [], None)))
 
 
 def stage_two(

@@ -52,6 +52,12 @@ def test_every_verb_has_examples_of_itself(verb):
         assert line.startswith(" ".join(["selmix", *verb]))
 
 
+def test_brackets_are_shown_and_not_taken_for_markup():
+    shown = CliRunner().invoke(app, ["run", "--help"], env={"COLUMNS": "100"}).stdout
+    assert "[finetune]: metric" in shown
+    assert "[finetune.stage2]" in shown
+
+
 @pytest.mark.usefixtures("_quick_retraining")
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_the_example_runs(example, workplace, monkeypatch):

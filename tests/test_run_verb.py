@@ -180,6 +180,11 @@ def test_seeds_and_several_metrics_stand_in_a_recipe_and_a_flag_goes_before(work
     code, stdout, _ = run("run", "s.toml", "--seed", 4, "--out", "s4", "--json")
     assert code == 0
     assert json.loads(stdout)["stage2"]["seeds"] == [4]
+    words = ("finetune.metric=accuracy", "finetune.seed=3", "--out", "s3", "--quiet")
+    assert run("run", "s.toml", *words)[0] == 0
+    assert result_of(workplace / "s3")["seed"] == 3
+    assert run("run", "s3/recipe.toml", "seeds=[5,6]", "--out", "s56", "--quiet")[0] == 0
+    assert json.loads((workplace / "s56" / "seeds.json").read_text())["seeds"] == [5, 6]
 
 
 def test_one_stage_runs_in_the_folder_itself(workplace):
@@ -197,7 +202,8 @@ def test_one_stage_runs_in_the_folder_itself(workplace):
         (("finetune.metric=min_recal",), "[finetune] unknown metric 'min_recal': did you mean min_recall?"),
         (("finetune.stage2.stps=3",), "[finetune] unknown key stps: did you mean steps?"),
         (("finetune.backbone=x",), "[finetune] backbone cannot be given"),
-        (("stage1.epochs=0",), "epochs must be"),
+        (("stage1.epochs=0", "finetune.metric=x"), "recipe r.toml: [stage1] epochs must be"),
+        (("stage1.epochs=0", "finetune.metric=x"), "; [finetune] unknown metric 'x'"),
         (("name.x=1",), "name is no section"),
         (("finetune.seed=1", "finetune.seeds=0..1"), "seed and seeds exclude each other"),
     ],

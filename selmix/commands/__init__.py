@@ -1,10 +1,12 @@
 """The command line: `selmix VERB`, one file a verb."""
 
+import inspect
 import sys
 from importlib import import_module
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 import selmix.commands.environment  # noqa: F401  before anything that imports PyTorch
 from selmix.commands import recipes
@@ -41,8 +43,9 @@ for verb, (panel, examples) in GUIDE.items():
     if verb == "recipes":
         app.add_typer(recipes.app, name=verb, rich_help_panel=panel, epilog=epilog(examples), help=recipes.ABOUT)
     else:
-        module = import_module(f"selmix.commands.{verb}")
-        app.command(rich_help_panel=panel, epilog=epilog(examples))(getattr(module, verb))
+        function = getattr(import_module(f"selmix.commands.{verb}"), verb)
+        about = escape(inspect.getdoc(function) or "")  # a [table] is no markup
+        app.command(help=about, rich_help_panel=panel, epilog=epilog(examples))(function)
 
 
 def main() -> None:

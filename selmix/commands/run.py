@@ -49,22 +49,21 @@ def run(
     Exit codes: 0 ok, 2 usage, 3 data or checkpoint problem, 4 a constraint was not met (the run is complete).
     """
     from selmix.pipeline import choose_device
-    from selmix.recipe import parse_assignments, read_recipe
+    from selmix.recipe import parse_assignments
     from selmix.shipped import recipe_file
-    from selmix.stages import STAGE2, plan_stages, run_stages, seeded
+    from selmix.stages import STAGE1, STAGE2, read_stages, run_stages
 
     with alone("run", quiet=quiet, debug=debug):
-        content = seeded(read_recipe(recipe_file(recipe), parse_assignments(settings or [])), seed)
-        stages = plan_stages(content, folder)
+        stages = read_stages(recipe_file(recipe), parse_assignments(settings or []), folder, seed=seed)
         if not (quiet or as_json):
-            _show_recipe(content)
+            _show_recipe(stages.content)
         shown: dict[str, Any] = {"track": progress(quiet=quiet), "bars": partial(image_bar, quiet=quiet)}
         document = run_stages(stages, folder, device=choose_device(device), resume=resume, overwrite=overwrite, **shown)
         both = None not in document.values()
         if as_json:
-            print(json.dumps(document, indent=1, allow_nan=False))
+            print(json.dumps({"schema": 1, "command": "run"} | document, indent=1, allow_nan=False))
         elif document["stage1"] is not None and not quiet:
-            show_backbone(document["stage1"], folder / "stage1" if both else folder)
+            show_backbone(document["stage1"], folder / STAGE1 if both else folder)
         if document["stage2"] is not None:
             place = folder / STAGE2 if both else folder
             show_outcome(document["stage2"], place, as_json=False, quiet=quiet or as_json)
