@@ -67,7 +67,7 @@ def pareto_figure(document: dict[str, Any], split: str) -> str:
             f"{number + 1}  {_shortened(head['head'])}{' (outside)' if number in outside else ''}"
             for number, head in enumerate(heads)
         ]
-        lines += ["", "filled: no other head is as good", f"in all of {', '.join(WEIGHED)}"]
+        lines += ["", "filled: Pareto-optimal, no other head beats", f"it in {', '.join(WEIGHED)}"]
         lines += ["square: before, triangle: balanced", *["bars: std over seeds"] * (len(document["seeds"]) > 1)]
         key.text(0, 1, "\n".join(lines).replace("$", r"\$"), va="top", transform=key.transAxes)
         drawn = io.StringIO()
@@ -114,7 +114,7 @@ def _described(svg: str, document: dict[str, Any], split: str) -> str:
     said = [
         f"{number} {head['head']}: "
         + ", ".join(f"{name} {_percent(head[split][name])[0]:.1f} %" for name in WEIGHED)
-        + "; no other head is as good in all three" * (head["head"] in document["pareto"][split])
+        + "; Pareto-optimal" * (head["head"] in document["pareto"][split])
         for number, head in enumerate(document["heads"], 1)
     ]
     title = f"<title>Heads of a sweep on {split}: {', '.join(WEIGHED)}</title>"

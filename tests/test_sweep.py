@@ -127,7 +127,7 @@ def test_the_front_is_that_of_the_definition_and_is_printed(swept):
             if not any((other >= own).all() and (other > own).any() for other in points.values())
         ]
         assert document["pareto"][split] == front
-    assert f"no other head is as good on test in all three: {', '.join(document['pareto']['test'])}" in stdout
+    assert f"Pareto-optimal on test: {', '.join(document['pareto']['test'])}" in stdout
     for head in document["heads"]:
         figures = head["test"]["min_recall"]
         assert f"{100 * figures['mean']:.1f}" in stdout
@@ -146,7 +146,7 @@ def test_the_figure_says_in_words_what_it_shows(swept):
     for number, head in enumerate(document["heads"], 1):
         assert f"{number} {head['head']}: mean_recall {100 * head['test']['mean_recall']['mean']:.1f} %" in description
         assert f"{number}  {head['head'][:20]}" in texts
-    assert description.count("no other head is as good") == len(document["pareto"]["test"])
+    assert description.count("Pareto-optimal") == len(document["pareto"]["test"])
 
 
 def test_json_prints_the_document_and_one_seed_has_no_spread(folder, tmp_path, monkeypatch):

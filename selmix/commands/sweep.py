@@ -28,7 +28,7 @@ def show_sweep(document: dict[str, Any], folder: Path, *, as_json: bool, quiet: 
 
 def _table(document: dict[str, Any], split: str) -> Table:
     seeds, front = len(document["seeds"]), document["pareto"][split]
-    title = f"heads on {split}, %, mean ± std over {seeds} seed(s); * no other head is as good in all three of "
+    title = f"heads on {split}, %, mean ± std over {seeds} seed(s); * Pareto-optimal: no other head beats it in "
     table = Table(title=title + ", ".join(document["pareto"]["metrics"]), title_justify="left")
     table.add_column("tuned for", no_wrap=len(max(document["metrics"], key=len)) < _WIDE)
     columns = dict.fromkeys([*document["pareto"]["metrics"], *document["metrics"]])
@@ -45,7 +45,7 @@ def _table(document: dict[str, Any], split: str) -> Table:
 
 def _words(document: dict[str, Any], split: str) -> list[str]:
     seeds, lines = len(document["seeds"]), []
-    lines.append(f"no other head is as good on {split} in all three: {escape(', '.join(document['pareto'][split]))}")
+    lines.append(f"Pareto-optimal on {split}: {escape(', '.join(document['pareto'][split]))}")
     if document["optimistic"]:
         lines.append("[bold red]optimistic:[/bold red] there is no test split; these figures steered the tuning")
     else:
