@@ -209,6 +209,8 @@ def _enter(stages: Stages, out: Path, *, resume: bool, overwrite: bool) -> None:
     saved, done = out / RECIPE, _finished(out / STAGE2)
     if saved.is_file():
         earlier = read_toml(saved, "recipe")
+        if TABLE not in earlier:
+            raise UsageError(f"--out {out} holds a run of one stage, and this recipe has both; name a new folder")
         if done and not overwrite:
             raise UsageError(
                 f"--out {out} holds a finished run; name a new folder, or add --overwrite to tune it again"

@@ -220,6 +220,10 @@ def test_missing_data_leave_nothing_and_other_files_are_kept(workplace):
     code, _, _ = run("run", "r.toml", "data=nowhere", "--out", "missing", "--quiet")
     assert code == 3
     assert not (workplace / "missing").exists()
+    assert run("finetune", "--features", "f.npz", "--metric", "accuracy", "--out", "single", "--quiet", *QUICK)[0] == 0
+    code, _, stderr = run("run", "r.toml", "--out", "single", "--overwrite")
+    assert code == 2
+    assert "holds a run of one stage" in stderr
     (workplace / "thesis").mkdir()
     (workplace / "thesis" / "chapter.tex").touch()
     assert run("run", "r.toml", "--out", "thesis", "--overwrite")[0] == 2
