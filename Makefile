@@ -19,6 +19,7 @@ lint: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/refine_speed.py
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/sweep.py --single
 	$(BIN)/python benchmarks/pseudo_labels.py
 	$(BIN)/python benchmarks/extraction.py
 	$(BIN)/python benchmarks/stage1_speed.py

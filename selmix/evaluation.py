@@ -1,5 +1,6 @@
 """Everything that is reported of a head on a split."""
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ REPORTED = {
     "ece": "expected calibration error, 15 bins; lower is better",
 }
 
+# of confusion counts, by their digest: what `count_statistics` says of them without a metric
+Memory = dict[bytes, dict[str, float | None]]
+
 UNDEFINED = {
     "head_recall": f"no class of this split has more than {HEAD_ABOVE} training samples",
     "medium_recall": f"no class of this split has {TAIL_BELOW} to {HEAD_ABOVE} training samples",
@@ -31,7 +35,11 @@ UNDEFINED_OTHERWISE = "it needs a class that has no sample in this split"
 
 
 def count_statistics(
-    counts: torch.Tensor, groups: ClassGroups, metric: Metric | None = None
+    counts: torch.Tensor,
+    groups: ClassGroups,
+    metric: Metric | None = None,
+    *,
+    listed: dict[str, float | None] | None = None,
 ) -> dict[str, float | None]:
     """Return every metric of confusion counts; a class without samples has no recall and is left out.
 
@@ -39,14 +47,23 @@ def count_statistics(
         counts: [k, k], or [k g, k] with a row for each class and group of samples.
         groups: head, medium and tail classes.
         metric: what is tuned for; reported under its name whether it is a listed one or not.
+        listed: the same without a metric, if it is known.
 
     Returns:
         Name -> value; None where undefined, and `UNDEFINED` says why.
     """
     confusion = joint_confusion(counts)
+    result = _listed_statistics(counts, confusion, groups) if listed is None else dict(listed)
+    if metric is not None and result.get(metric.name) is None:
+        value = float(metric(confusion))
+        result[metric.name] = None if math.isnan(value) else value
+    return result
+
+
+def _listed_statistics(counts: torch.Tensor, confusion: torch.Tensor, groups: ClassGroups) -> dict[str, float | None]:
     recalls = class_recalls(counts)
     present = ~recalls.isnan()
-    result: dict[str, float | None] = {name: float(listed(confusion)) for name, listed in METRICS.items()}
+    result: dict[str, float | None] = {name: float(value(confusion)) for name, value in METRICS.items()}
     result["min_coverage"] = float(coverage(confusion).amin())
     for group, members in groups.members.items():
         result[f"{group}_recall"] = float(recalls[members & present].mean()) if (members & present).any() else None
@@ -57,9 +74,6 @@ def count_statistics(
         result["min_head_tail_recall"] = float(min_head_tail_recall(confusion, both))
     if len(counts) > counts.shape[1]:
         result["worst_group_recall"] = float(worst_group_recall(confusion))
-    if metric is not None and result.get(metric.name) is None:
-        value = float(metric(confusion))
-        result[metric.name] = None if math.isnan(value) else value
     return result
 
 
@@ -122,8 +136,20 @@ def _group_recall(counts: torch.Tensor, num_groups: int) -> list[list[float | No
     ]
 
 
-def defined_statistics(groups: ClassGroups, metric: Metric | None = None) -> Callable[[torch.Tensor], dict[str, float]]:
-    """Return `count_statistics` for these groups and this metric, without the undefined ones."""
-    return lambda counts: {
-        name: value for name, value in count_statistics(counts, groups, metric).items() if value is not None
-    }
+def defined_statistics(
+    groups: ClassGroups, metric: Metric | None = None, *, memory: Memory | None = None
+) -> Callable[[torch.Tensor], dict[str, float]]:
+    """Return `count_statistics` for these groups and this metric, without the undefined ones.
+
+    With a `memory` the listed ones are computed once for the same counts; it is for these groups alone.
+    """
+
+    def statistics(counts: torch.Tensor) -> dict[str, float]:
+        listed = None
+        if memory is not None:
+            key = hashlib.blake2b(counts.numpy().tobytes(), digest_size=16).digest()
+            listed = memory.get(key) or memory.setdefault(key, count_statistics(counts, groups))
+        own = count_statistics(counts, groups, metric, listed=listed)
+        return {name: value for name, value in own.items() if value is not None}
+
+    return statistics

@@ -9,15 +9,17 @@ from typing import Any
 import torch
 
 from selmix.audit.document import audit_pool
+from selmix.beginning import Beginning, begin
 from selmix.checkpoints import write_atomically
 from selmix.constraints import Constraint, bind_constraints, parse_constraint
 from selmix.diagnosis import describe_diagnosis, write_diagnosis
 from selmix.errors import UsageError
+from selmix.evaluation import Memory
 from selmix.extraction import named_features
 from selmix.features.extract import Track
 from selmix.features.labeled import FeatureData
 from selmix.metrics import Metric, MetricContext, parse_metric
-from selmix.pipeline import tune
+from selmix.pipeline import Tuning, tune_from
 from selmix.pseudo.settings import ASKS_NEIGHBOURS, PseudoSettings
 from selmix.ranks import ALONE, Ranks
 from selmix.recipe import FinetuneRecipe, pseudo_settings, refine_settings
@@ -31,11 +33,11 @@ SEEDS = "seeds.json"
 
 
 @dataclass(frozen=True)
-class _Job:
-    """A recipe with its data in memory."""
+class Job:
+    """A recipe with its data in memory; `metrics` are what is tuned for, each in a run of its own."""
 
     data: FeatureData
-    metric: Metric
+    metrics: Sequence[Metric]
     constraints: Sequence[Constraint]
     settings: RefineSettings
     pseudo: PseudoSettings
@@ -71,7 +73,8 @@ def finetune(
     """
     check_request(recipe, ranks)
     with run_folder(out, overwrite=overwrite, ranks=ranks):
-        return _run(_prepare(recipe, device, track, ranks), recipe, out, command)
+        job = prepare_job(recipe, [recipe.metric], device=device, track=track, ranks=ranks)
+        return run_job(job, job.metrics[0], begin_job(job, recipe.seed), recipe, out, command=command)[0]
 
 
 def finetune_seeds(
@@ -109,12 +112,13 @@ def finetune_seeds(
     with run_folder(out, overwrite=overwrite, result=SEEDS, ranks=ranks):
         if ranks.leads:
             (out / SEEDS).unlink(missing_ok=True)
-        job = _prepare(recipe, device, track, ranks)
+        job = prepare_job(recipe, [recipe.metric], device=device, track=track, ranks=ranks)
         documents = []
         for seed in seeds:
             own = out / f"seed{seed}"
             with run_folder(own, overwrite=overwrite, ranks=ranks):
-                documents.append(_run(job, recipe.model_copy(update={"seed": seed}), own, command))
+                beginning = begin_job(job, seed)
+                documents.append(run_job(job, job.metrics[0], beginning, recipe, own, command=command)[0])
         if not ranks.leads:
             return {}
         document = over_seeds(documents)
@@ -139,43 +143,53 @@ def check_request(recipe: FinetuneRecipe, ranks: Ranks = ALONE) -> None:
         )
 
 
-def _prepare(recipe: FinetuneRecipe, device: torch.device, track: Track | None, ranks: Ranks) -> _Job:
+def prepare_job(
+    recipe: FinetuneRecipe, metrics: Sequence[str], *, device: torch.device, track: Track | None, ranks: Ranks
+) -> Job:
+    """Read the features that a recipe names, and bind metrics and constraints to them."""
     data = named_features(recipe, device=device, track=track, ranks=ranks)
     if data.ranks != ranks:
         data = data.shard(ranks)
     counts = ranks.total(torch.bincount(data.splits["train"].labels, minlength=len(data.class_names)))
     context = MetricContext(data.class_names, counts, data.num_groups)
-    return _Job(
+    return Job(
         data=data,
-        metric=parse_metric(recipe.metric).bind(context),
+        metrics=[parse_metric(name).bind(context) for name in metrics],
         constraints=bind_constraints([parse_constraint(text) for text in recipe.subject_to], context),
         settings=refine_settings(recipe.stage2),
         pseudo=pseudo_settings(recipe.pseudo),
     )
 
 
-def _run(job: _Job, recipe: FinetuneRecipe, out: Path, command: str) -> dict[str, Any]:
-    tuning = tune(
-        job.data,
-        job.metric,
-        job.settings,
-        seed=recipe.seed,
-        pseudo=job.pseudo,
-        constraints=job.constraints,
-        diagnosed=recipe.diagnose,
-    )
-    lead = job.data.ranks.leads
-    audit = audit_pool(tuning, seed=recipe.seed)
+def begin_job(job: Job, seed: int) -> Beginning:
+    """Make what the runs of a job with this seed have in common, whatever their metric."""
+    return begin(job.data, job.settings, seed=seed, pseudo=job.pseudo)
+
+
+def run_job(
+    job: Job,
+    metric: Metric,
+    beginning: Beginning,
+    recipe: FinetuneRecipe,
+    out: Path,
+    *,
+    command: str,
+    memory: Memory | None = None,
+) -> tuple[dict[str, Any], Tuning]:
+    """Tune for one metric of a job and write the run folder; return `result.json` (rank 0 alone) and what was done."""
+    seed = beginning.seed
+    tuning = tune_from(beginning, metric, job.settings, constraints=job.constraints, diagnosed=recipe.diagnose)
+    audit = audit_pool(tuning, seed=seed)
     document = {}
-    if lead:
-        document = describe(tuning, job.metric, job.constraints, command=command, seed=recipe.seed, audit=audit)
+    if job.data.ranks.leads:
+        document = describe(tuning, metric, job.constraints, command=command, seed=seed, audit=audit, memory=memory)
     used = vars(job.settings) | {"batch_size": job.settings.batch_size_for(len(job.data.class_names))}
-    request = recipe.model_dump(exclude_none=True) | {"metric": job.metric.name, "stage2": used}
+    request = recipe.model_dump(exclude_none=True) | {"metric": metric.name, "seed": seed, "stage2": used}
     if job.data.unlabeled is not None:
         request["pseudo"] = {name: value for name, value in vars(job.pseudo).items() if value is not None}
     if recipe.diagnose:
-        write_diagnosis(out, describe_diagnosis(tuning, job.metric))
+        write_diagnosis(out, describe_diagnosis(tuning, metric))
     write_run(out, document, tuning, request, audit=audit)
-    if lead:
+    if job.data.ranks.leads:
         report_or_warn(out)
-    return document
+    return document, tuning

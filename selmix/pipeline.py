@@ -1,40 +1,30 @@
 """Stage two on ready features: set validation aside where it is missing, tune, evaluate."""
 
-import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from selmix.baselines.retrain import RetrainSettings, retrain_heads
+from selmix.beginning import Beginning, begin, threads_that_pay
 from selmix.confusion import class_confusion, confusion_counts, joint_confusion
 from selmix.constraints import Constraint
 from selmix.errors import DataError, UsageError
 from selmix.evaluation import ClassGroups, Evaluation, evaluate
-from selmix.features.labeled import FeatureData, LabeledFeatures
-from selmix.features.pool import Pool
+from selmix.features.labeled import FeatureData
 from selmix.heads import LinearHead
 from selmix.metrics import Metric
-from selmix.pairs import ClassMembers
 from selmix.predictions import Predictions, predict
-from selmix.preparation import check_tunable, warn_of_few, with_validation
 from selmix.pseudo.settings import PseudoSettings
-from selmix.ranks import Ranks
 from selmix.seeding import torch_generator
-from selmix.stage2.crossfit import CrossFit, members_of
+from selmix.stage2.crossfit import CrossFit
 from selmix.stage2.diagnose import Diagnosis, diagnose
 from selmix.stage2.pool_labels import PoolLabeler
-from selmix.stage2.pool_use import PoolUse, label_pool
+from selmix.stage2.pool_use import PoolUse, room
 from selmix.stage2.refine import Refined, refine
 from selmix.stage2.settings import RefineSettings
-from selmix.stage2.starts import best_start, starting_heads
-
-logger = logging.getLogger("selmix")
-
-SMALL_PRODUCT = 1 << 23  # multiplications in one product of a step
+from selmix.stage2.starts import best_start
 
 
 @dataclass(frozen=True)
@@ -92,63 +82,39 @@ def tune(
         DataError: if there is no validation split and none can be set aside, if there is one class, if all features
             are the same, or if the given head overflows on them.
     """
-    assert data.ranks.count == 1 or not diagnosed  # refused long before
-    check_tunable(data)
-    data = with_validation(data, seed)
-    warn_of_few(data)
-    with _threads_that_pay(data, settings):
-        return _tune(data, metric, settings, pseudo or PseudoSettings(), constraints, seed, diagnosed)
+    beginning = begin(data, settings, seed=seed, pseudo=pseudo)
+    return tune_from(beginning, metric, settings, constraints=constraints, diagnosed=diagnosed)
 
 
-@contextmanager
-def _threads_that_pay(data: FeatureData, settings: RefineSettings) -> Iterator[None]:
-    """Use one thread for small heads: their products end before a second thread has woken up."""
-    threads = torch.get_num_threads()
-    width = data.splits["train"].features.shape[1]
-    if len(data.class_names) * width * settings.batch_size_for(len(data.class_names)) < SMALL_PRODUCT:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def tune_from(
+    beginning: Beginning,
+    metric: Metric,
+    settings: RefineSettings,
+    *,
+    constraints: Sequence[Constraint] = (),
+    diagnosed: bool = False,
+) -> Tuning:
+    """Tune for a metric from what does not depend on it, made with the same settings: see `tune`.
+
+    Raises:
+        DataError: for a metric without a value on these data.
+    """
+    assert beginning.data.ranks.count == 1 or not diagnosed  # refused long before
+    with threads_that_pay(beginning.data, settings):
+        return _tune(beginning, metric, settings, constraints, diagnosed)
 
 
 def _tune(
-    data: FeatureData,
+    beginning: Beginning,
     metric: Metric,
     settings: RefineSettings,
-    pseudo: PseudoSettings,
     constraints: Sequence[Constraint],
-    seed: int,
     diagnosed: bool,
 ) -> Tuning:
-    train, val = data.splits["train"], data.splits["val"]
-    num_classes = len(data.class_names)
-    train_members = members_of(train.labels, num_classes, ranks=data.ranks)
+    data, plan, before, seed = beginning.data, beginning.plan, beginning.before, beginning.seed
+    starts, pool = dict(beginning.starts), beginning.pool
     started = time.perf_counter()
-    before = data.head or _linear_probe(train, train_members, settings.start_steps, seed, data.ranks)
-    uses_pool = data.unlabeled_count > 0
-    if uses_pool and data.num_groups > 1:
-        logger.warning("the samples of the pool have no groups, which this tuning counts: the pool is left aside")
-        uses_pool = False
-    plan = CrossFit.plan(
-        train,
-        val,
-        num_classes,
-        folds=settings.folds,
-        generator=torch_generator(seed, "folds"),
-        unlabeled=data.unlabeled if uses_pool else None,
-        ranks=data.ranks,
-    )
     _check_judged(plan, metric, data.class_names)
-    starts = starting_heads(
-        before,
-        train_members.counts,
-        plan,
-        smoothing=settings.smoothing,
-        steps=settings.start_steps,
-        generator=torch_generator(seed, "balanced"),
-    )
     start = settings.start
     if start == "best":
         objective = metric.objective(plan.val_counts.double(), settings.rounding)
@@ -169,9 +135,9 @@ def _tune(
         )
 
     given = start != "balanced"
-    refined, pool = refined_from(starts[start], knows_train=given), None
-    if uses_pool:
-        pool = label_pool(plan, starts["balanced"], metric, settings, pseudo, class_names=data.class_names, seed=seed)
+    refined = refined_from(starts[start], knows_train=given)
+    if pool is not None:
+        pool = replace(pool, room=room(plan, starts["balanced"], metric))
     if pool is not None and pool.usable:
         fresh = pool.heads is not None and settings.start == "best" and not given
         origin = pool.heads if fresh and pool.heads is not None else starts[start]
@@ -180,7 +146,7 @@ def _tune(
         if pool.helps:
             refined, start = with_pool, "pseudo_labeled" if fresh else start
             starts[start] = origin
-    seconds = data.seconds | {"tune": time.perf_counter() - started}
+    seconds = data.seconds | {"tune": beginning.seconds + time.perf_counter() - started}
 
     candidates = {"before": [before] * len(plan.members), "balanced": starts["balanced"], "after": refined.heads}
     predictions = {"val": {name: plan.val_predictions(heads) for name, heads in candidates.items()}}
@@ -191,7 +157,7 @@ def _tune(
             for name, heads in candidates.items()
         }
     rows = {name: data.ranks.gathered(data.splits[name].rows(data.num_groups)) for name in predictions}
-    groups = ClassGroups.from_counts(train_members.counts)
+    groups = ClassGroups.from_counts(beginning.train_counts)
     evaluations = {
         split: {name: _evaluated(own, rows[split], groups, metric, data) for name, own in of_split.items()}
         for split, of_split in predictions.items()
@@ -245,13 +211,6 @@ def _check_judged(plan: CrossFit, metric: Metric, class_names: list[str]) -> Non
             f"{metric.name} has no value without class {names}, whose only sample is learnt and cannot be judged; "
             "bring more samples, or a metric that leaves classes without samples out"
         )
-
-
-def _linear_probe(train: LabeledFeatures, members: ClassMembers, steps: int, seed: int, ranks: Ranks) -> LinearHead:
-    generator = torch_generator(seed, "probe")
-    pool, settings = Pool(train.features, ranks=ranks), RetrainSettings(steps=steps)
-    (head,) = retrain_heads(pool, [members], sampling_power=1, settings=settings, generator=generator)
-    return head
 
 
 def choose_device(name: str) -> torch.device:

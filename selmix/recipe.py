@@ -2,6 +2,7 @@
 
 import dataclasses
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model, model_vali
 
 from selmix.errors import UsageError
 from selmix.faults import STRICT, all_faults, read_toml
+from selmix.metrics import is_reference, parse_metric, split_texts
 from selmix.pseudo.settings import PseudoSettings
 from selmix.stage2.settings import RefineSettings
 
@@ -115,17 +117,30 @@ def load_recipe(path: Path, kind: type[_Recipe], overrides: dict[str, Any]) -> _
     Raises:
         UsageError: naming the file and every fault.
     """
-    content = read_toml(path, "recipe")
-    for key, value in overrides.items():
-        section, dot, name = key.rpartition(".")
-        target = content.setdefault(section, {}) if dot else content
-        if not isinstance(target, dict):
-            raise UsageError(f"recipe {path}: {section} is no section, so {key} cannot be set")
-        target[name] = value
+    content = read_recipe(path, overrides)
     try:
         return build_recipe(kind, content)
     except UsageError as error:
         raise UsageError(f"recipe {path}: {error}") from error
+
+
+def read_recipe(path: Path, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Read a recipe's content and set the overridden keys, `table.key` or `table.table.key` inside a table.
+
+    Raises:
+        UsageError: if it cannot be read, or a key leads into what is no table.
+    """
+    content = read_toml(path, "recipe")
+    for key, value in overrides.items():
+        *tables, name = key.split(".")
+        target = content
+        for position, table in enumerate(tables, 1):
+            target = target.setdefault(table, {})
+            if not isinstance(target, dict):
+                section = ".".join(tables[:position])
+                raise UsageError(f"recipe {path}: {section} is no section, so {key} cannot be set")
+        target[name] = value
+    return content
 
 
 def build_recipe(kind: type[_Recipe], content: dict[str, Any]) -> _Recipe:
@@ -176,6 +191,22 @@ def parse_seeds(text: str) -> list[int]:
     if not seeds or len(set(seeds)) < len(seeds):
         raise UsageError(f"--seeds is a range such as 0..4 or a list such as 0,1,2, each seed once, got {text!r}")
     return seeds
+
+
+def parse_metrics(text: str) -> list[str]:
+    """Turn `a,b` into metrics, each once and by its own name; each may be an expression or FILE.py:FUNCTION.
+
+    >>> parse_metrics("balanced_accuracy, 0.5*accuracy + 0.5*min(recall[0], recall[1]), mean_recall")
+    ['mean_recall', '0.5*accuracy + 0.5*min(recall[0], recall[1])']
+
+    Raises:
+        UsageError: for all that can be wrong with a metric before the data are known.
+    """
+    one = is_reference(text) and Path(text.rpartition(":")[0]).is_file()  # whose path may have commas
+    texts = [text] if one else split_texts(text)
+    if "" in texts:
+        raise UsageError(f"--metric is a metric, or several with commas between them, got {text!r}")
+    return list(dict.fromkeys(parse_metric(own).name for own in texts))
 
 
 def parse_names(text: str | None) -> list[str]:
@@ -256,4 +287,12 @@ def build_settings(kind: type[_Settings], values: dict[str, Any]) -> _Settings:
     try:
         return kind(**model.model_validate(values).model_dump())
     except ValidationError as error:
-        raise UsageError(all_faults(error, list(fields))) from error
+        faults = [all_faults(error, list(fields))]
+        faulty = {detail["loc"][0] for detail in error.errors()}
+        with suppress(ValidationError):  # what is right in type and name may still be wrong in value
+            rest = model.model_validate({key: value for key, value in values.items() if key not in faulty})
+            try:
+                kind(**rest.model_dump())
+            except UsageError as more:
+                faults.append(str(more))
+        raise UsageError("; ".join(faults)) from error

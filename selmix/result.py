@@ -15,7 +15,7 @@ from selmix.bootstrap import bootstrap_statistics, percentile_interval, resample
 from selmix.confusion import confusion_counts
 from selmix.constraints import Constraint, feasibility
 from selmix.diagnosis import agreements
-from selmix.evaluation import UNDEFINED, UNDEFINED_OTHERWISE, defined_statistics
+from selmix.evaluation import UNDEFINED, UNDEFINED_OTHERWISE, Memory, defined_statistics
 from selmix.metrics import Metric
 from selmix.pipeline import Tuning
 from selmix.seeding import numpy_generator, torch_generator
@@ -33,12 +33,14 @@ def describe(
     command: str,
     seed: int,
     audit: PoolAudit | None = None,
+    memory: Memory | None = None,
 ) -> dict[str, Any]:
     """Return `result.json`: rates in [0, 1], None where undefined (the reason stands under `undefined`).
 
     The intervals are 95 % bootstrap intervals over test samples, resampled within each class (and group
     of samples, where there are some); they say nothing of the
     spread over seeds, backbones or validation splits. Without a test split they are missing and `optimistic` is true.
+    Runs with one seed on the same data may share a `memory`, which saves what they have in common.
     """
     data, evaluations = tuning.data, tuning.evaluations
     support = {name: own.sum(1).tolist() for name, own in tuning.support.items()}
@@ -60,7 +62,7 @@ def describe(
         "undefined": {
             name: UNDEFINED.get(name, UNDEFINED_OTHERWISE) for name, value in metrics.items() if value is None
         },
-        "interval": _intervals(tuning, metric, seed) if "test" in evaluations else {},
+        "interval": _intervals(tuning, metric, seed, memory) if "test" in evaluations else {},
         "constraints": _constraints(tuning, constraints, seed) if constraints else [],
         "diagnosis": {name: agreements(own) for name, own in tuning.diagnoses.items()} or None,
         "pseudo_labels": None if audit is None else audit.document,
@@ -132,13 +134,13 @@ def _constraints(tuning: Tuning, constraints: Sequence[Constraint], seed: int) -
     return reports
 
 
-def _intervals(tuning: Tuning, metric: Metric, seed: int) -> dict[str, Any]:
+def _intervals(tuning: Tuning, metric: Metric, seed: int, memory: Memory | None) -> dict[str, Any]:
     """Return 95 % intervals on test: of the tuned head, and of its change from the other heads on the same samples."""
     evaluations = tuning.evaluations["test"]
     before, balanced, after = bootstrap_statistics(
         tuning.rows["test"],
         [evaluations[name].predictions for name in HEADS],
-        defined_statistics(tuning.groups, metric),
+        defined_statistics(tuning.groups, metric, memory=memory),
         len(tuning.data.class_names),
         replicates=REPLICATES,
         generator=torch_generator(seed, "bootstrap"),

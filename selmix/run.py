@@ -20,13 +20,13 @@ from selmix.ranks import ALONE, Ranks
 from selmix.report.record import RECORD, REPORT, write_record
 from selmix.report.samples import SAMPLES, write_samples
 
-_RESULT = "result.json"
+RESULT = "result.json"
 _SPLITS = "splits.json"
 _GATHERED = 1 << 20  # sample names that still go into one file
 
 
 @contextmanager
-def run_folder(out: Path, *, overwrite: bool, result: str = _RESULT, ranks: Ranks = ALONE) -> Iterator[None]:
+def run_folder(out: Path, *, overwrite: bool, result: str = RESULT, ranks: Ranks = ALONE) -> Iterator[None]:
     """Make the run folder before anything expensive starts; take it away again if nothing came of it.
 
     Of several processes rank 0 does so; all fail if it cannot.
@@ -82,7 +82,7 @@ def write_run(
     """
     ranks = tuning.data.ranks
     if ranks.leads:
-        for old in (*(out / name for name in (_RESULT, REPORT, RECORD, SAMPLES)), *out.glob("splits.rank*.json")):
+        for old in (*(out / name for name in (RESULT, REPORT, RECORD, SAMPLES)), *out.glob("splits.rank*.json")):
             old.unlink(missing_ok=True)
         remove_tables(out)
     ranks.wait()
@@ -103,7 +103,7 @@ def write_run(
     write_atomically(out / "recipe.toml", tomli_w.dumps(request))
     write_record(out, tuning)
     write_samples(out, tuning, audit)
-    write_atomically(out / _RESULT, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    write_atomically(out / RESULT, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
 def _write_ids(out: Path, data: FeatureData) -> None:
@@ -123,6 +123,6 @@ def _write_ids(out: Path, data: FeatureData) -> None:
 def is_run_of(out: Path, command: str) -> bool:
     """Return whether `out` holds a finished run of the verb `command`."""
     try:
-        return json.loads((out / _RESULT).read_text())["command"] == command
+        return json.loads((out / RESULT).read_text())["command"] == command
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -1,6 +1,7 @@
 """What ships with selmix: backbones, images and recipes, found in a checkout and in an installed wheel alike."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,28 @@ def shipped_folder(name: str, required_file: str) -> Path:
     return _ROOT / "pretrained" / name
 
 
+def shipped_recipes() -> dict[str, Path]:
+    """Return the recipes that ship, by name: `recipes/NAME.toml`, and the data specs beside them."""
+    root = _ROOT / "recipes"
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.toml"))}
+
+
 def shipped_recipe(name: str) -> Path:
     """Return the recipe file `recipes/NAME.toml`.
 
     Raises:
         UsageError: if there is no such recipe.
     """
-    path = _ROOT / "recipes" / f"{name}.toml"
-    if not path.is_file():
-        names = sorted(path.stem for path in (_ROOT / "recipes").glob("*.toml"))
-        raise UsageError(f"no recipe called {name!r} ships: {suggestion(name, names)}")
-    return path
+    recipes = shipped_recipes()
+    if name not in recipes:
+        near = suggestion(name, recipes, listed=False)
+        raise UsageError(f"no recipe called {name!r} ships: {near}; `selmix recipes ls` lists them")
+    return recipes[name]
+
+
+def recipe_file(text: str) -> Path:
+    """Return the recipe that a user names: a file, or shipped:NAME."""
+    return shipped_recipe(text.removeprefix(PREFIX)) if text.startswith(PREFIX) else Path(text)
 
 
 def read_manifest(folder: Path, *required: str) -> dict[str, Any]:
@@ -58,3 +70,32 @@ def read_manifest(folder: Path, *required: str) -> dict[str, Any]:
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing)}; fetch the folder again")
     return manifest
+
+
+def copy_recipe(name: str, folder: Path) -> list[Path]:
+    """Copy a recipe that ships, and the data spec that it names, into a folder; return what was written.
+
+    In the copy `data` is the copied spec, as seen from the current folder.
+
+    Raises:
+        UsageError: if there is no such recipe, or a file of that name is there already.
+    """
+    source = shipped_recipe(name)
+    text = source.read_text(encoding="utf-8")
+    copies = {folder / source.name: text}
+    spec = re.search(r'^data = "recipes/(.+)\.toml"$', text, flags=re.MULTILINE)
+    if spec is not None:
+        own = shipped_recipe(spec[1])
+        line = f"data = {json.dumps((folder / own.name).as_posix())}"
+        copies[folder / source.name] = text[: spec.start()] + line + text[spec.end() :]
+        copies[folder / own.name] = own.read_text(encoding="utf-8")
+    there = [str(path) for path in copies if path.exists()]
+    if there:
+        raise UsageError(f"{', '.join(there)} is there already; name a new folder, or move it away")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, content in copies.items():
+            path.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be written ({error.strerror}); name another folder") from error
+    return list(copies)

@@ -41,23 +41,28 @@ def over_seeds(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
         }
         for head in HEADS
     }
-    summary["constraints"] = [
-        {
-            "expression": runs[0]["expression"],
-            "bound": runs[0]["bound"],
-            "val": spread([run["val"] for run in runs]),
-            "test": spread([run["test"] for run in runs]),
-            "met": sum(run["met"] for run in runs),
-            "met_on_test": None if first["optimistic"] else sum(run["met_on_test"] for run in runs),
-        }
-        for runs in zip(*(document["constraints"] for document in documents), strict=True)
-    ]
+    summary["constraints"] = constraints_over(documents)
     parts = {name: [document["seconds"][name] for document in documents] for name in first["seconds"]}
     return summary | {
         "seconds": {name: spread(values) for name, values in parts.items()},
         "versions": first["versions"],
         "digests": first["digests"],
     }
+
+
+def constraints_over(documents: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return, for each constraint of the runs, the mean of its worst item and in how many of them it is met."""
+    return [
+        {
+            "expression": runs[0]["expression"],
+            "bound": runs[0]["bound"],
+            "val": spread([run["val"] for run in runs]),
+            "test": spread([run["test"] for run in runs]),
+            "met": sum(run["met"] for run in runs),
+            "met_on_test": None if documents[0]["optimistic"] else sum(run["met_on_test"] for run in runs),
+        }
+        for runs in zip(*(document["constraints"] for document in documents), strict=True)
+    ]
 
 
 def spread(values: Sequence[float | None]) -> dict[str, float | None] | None:

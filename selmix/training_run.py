@@ -36,15 +36,13 @@ def training_folder(out: Path, request: dict[str, Any], *, resume: bool) -> Iter
         UsageError: if `out` holds other files, a finished run, an unfinished one and `resume` is off, or one of another
             recipe.
     """
-    request = json.loads(json.dumps(_without_none(request)))
+    request = as_toml(request)
     unfinished = (out / RECIPE).is_file()
     if (out / MANIFEST).is_file():
         raise UsageError(f"--out {out} holds a trained backbone; name a new folder")
     if unfinished and not resume:
         raise UsageError(f"--out {out} holds an unfinished training; add --resume to go on, or name a new folder")
-    if unfinished and (earlier := read_toml(out / RECIPE, "recipe")) != request:
-        old, new = _flat(earlier), _flat(request)
-        changed = ", ".join(sorted(key for key in old | new if old.get(key) != new.get(key)))
+    if unfinished and (changed := changed_keys(read_toml(out / RECIPE, "recipe"), request)):
         raise UsageError(f"--out {out} holds the training of another recipe: {changed} differ; name a new folder")
     there = out.is_dir()
     if not unfinished:
@@ -70,6 +68,18 @@ def _begin(out: Path, request: dict[str, Any]) -> None:
         write_atomically(out / RECIPE, tomli_w.dumps(request))
     except OSError as error:
         raise UsageError(f"--out {out} cannot be written ({error.strerror}); name another folder") from error
+
+
+def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """Return the keys in which two recipes differ, `key` or `table.key`; an empty text if they are the same."""
+    before, after = _flat(old), _flat(new)
+    return ", ".join(sorted(key for key in before | after if before.get(key) != after.get(key)))
+
+
+def as_toml(request: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe as it is read back from a TOML file: without what is None, and with lists for tuples."""
+    content: dict[str, Any] = json.loads(json.dumps(_without_none(request)))
+    return content
 
 
 def _flat(request: dict[str, Any]) -> dict[str, Any]:

@@ -104,6 +104,57 @@ def write_image_folder(root: Path, counts: dict[str, dict[str, int]]) -> Path:
     return root
 
 
+def write_photos(folder: Path, rng: np.random.Generator) -> None:
+    """Write my_images with noisy cats and dogs in train, val and test, and more_images without labels."""
+
+    def write(path: Path, brightness: float) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.normal(brightness, 60, size=(32, 32, 3)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(path)
+
+    for split, counts in {"train": (12, 6), "val": (6, 6), "test": (6, 6)}.items():
+        for name, count, brightness in zip(("cat", "dog"), counts, (90, 160), strict=True):
+            for index in range(count):
+                write(folder / "my_images" / split / name / f"{index:03}.jpg", brightness)
+    for index in range(10):
+        write(folder / "more_images" / f"{index:03}.jpg", 80 + 10 * index)
+
+
+def small_features(classes: list[str], *, seed: int = 0, spread: float = 1.2) -> dict[str, np.ndarray]:
+    """Return overlapping Gaussian classes as the arrays of a features file, a long tail in train."""
+    rng = np.random.default_rng(seed)
+    centres = spread * rng.normal(size=(len(classes), 8))
+    arrays = {"class_names": np.array(classes)}
+    tail = [200 // 4**label for label in range(len(classes))]
+    for split, counts in {"train": tail, "val": [30] * len(classes), "test": [60] * len(classes)}.items():
+        labels = np.repeat(np.arange(len(classes)), counts)
+        arrays[f"{split}_features"] = (centres[labels] + rng.normal(size=(len(labels), 8))).astype(np.float32)
+        arrays[f"{split}_labels"] = labels
+    return arrays
+
+
+SMALL_RECIPE = """
+name = "mine"
+architecture = "cifar_resnet20"
+data = "my_images"
+input_size = [16, 16]
+
+[stage1]
+epochs = 2
+batch_size = 6
+warmup_epochs = 0
+learning_rate = 0.01
+augmentation = "padded_crop"
+
+[finetune]
+metric = "mean_recall"
+
+[finetune.stage2]
+steps = 100
+start_steps = 50
+"""
+
+
 def image_split(images: list[Image.Image]) -> ImageSplit:
     """Return a split of images in memory, without labels."""
     pixels = [np.asarray(image) for image in images]  # they may differ in size

@@ -27,5 +27,5 @@ def _own_cache(tmp_path_factory, monkeypatch):
 @pytest.fixture
 def _quick_retraining(monkeypatch):
     """Let the heads that stage two starts from and is compared with take a tenth of their steps."""
-    for module in ("pipeline", "stage2.starts", "baselines.problem"):
+    for module in ("beginning", "stage2.starts", "baselines.problem"):
         monkeypatch.setattr(f"selmix.{module}.RetrainSettings", partial(RetrainSettings, steps=500))

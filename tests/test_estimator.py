@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+import selmix.beginning
 import selmix.estimator
 import selmix.pipeline
 import selmix.stage2.starts
@@ -250,7 +251,7 @@ def test_lone_samples_are_refused_where_nothing_could_be_judged():
 def test_the_starting_heads_take_as_many_steps_but_no_more_than_usual(monkeypatch):
     X, y = blobs([60, 20, 30])
     taken = []
-    for module in (selmix.pipeline, selmix.stage2.starts):
+    for module in (selmix.beginning, selmix.stage2.starts):
         real = module.retrain_heads
         monkeypatch.setattr(
             module,

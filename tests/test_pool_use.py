@@ -162,9 +162,7 @@ def test_classes_that_are_not_trusted_are_named(caplog):
     heads = [LinearHead(torch.zeros(3, 8), torch.tensor([0.0, 0.0, -1e4]))] * 4
     settings = PseudoSettings(source="corrected", draws="partner", bound=0.0, threshold=0.0)
     with caplog.at_level(logging.INFO, logger="selmix"):
-        use = label_pool(
-            plan, heads, METRICS["mean_recall"], QUICK, settings, class_names=["ant", "bee", "cat"], seed=0
-        )
+        use = label_pool(plan, heads, QUICK, settings, class_names=["ant", "bee", "cat"], seed=0)
     assert "cat" in caplog.text.splitlines()[-1]
     assert not (use.labels.of_head[-1] == 2).any()
 

@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from PIL import Image
+from builders import write_photos
 from typer.testing import CliRunner
 
 from selmix.commands import app
@@ -51,16 +51,7 @@ def workplace(tmp_path_factory):
     (folder / "my_recipe.toml").write_text(recipe.replace("224, 224", "64, 64").replace("epochs = 20", "epochs = 2"))
     (folder / "cifar10_lt").mkdir()
     (folder / "cifar10_lt" / "data.toml").write_text(spec.replace("5000", "40").replace("= 100", "= 10"))
-    for split, counts in {"train": (12, 6), "val": (6, 6), "test": (6, 6)}.items():
-        for name, count, brightness in zip(("cat", "dog"), counts, (90, 160), strict=True):
-            (folder / "my_images" / split / name).mkdir(parents=True)
-            for index in range(count):
-                pixels = rng.normal(brightness, 60, size=(32, 32, 3)).clip(0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / "my_images" / split / name / f"{index:03}.jpg")
-    (folder / "more_images").mkdir()
-    for index in range(10):
-        pixels = rng.normal(80 + 10 * index, 60, size=(32, 32, 3)).clip(0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / "more_images" / f"{index:03}.jpg")
+    write_photos(folder, rng)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         safetensors.torch.save_file(timm.create_model("resnet18").state_dict(), folder / "resnet18.safetensors")

@@ -135,7 +135,7 @@ def test_every_shipped_recipe_is_valid():
     backbone = load_recipe(shipped_recipe("fashion_resnet32"), TrainRecipe, {})
     assert supervised_settings(backbone.stage1).epochs == 200
     assert {path.stem for path in (ROOT / "recipes").glob("*.toml")} == {"demo", "fashion_resnet32"}
-    with pytest.raises(UsageError, match="there are: demo, fashion_resnet32"):
+    with pytest.raises(UsageError, match="did you mean demo.; `selmix recipes ls` lists them"):
         shipped_recipe("dmeo")
 
 

@@ -1,20 +1,25 @@
 """The command line: `selmix VERB`, one file a verb."""
 
+import inspect
 import sys
+from importlib import import_module
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 import selmix.commands.environment  # noqa: F401  before anything that imports PyTorch
-from selmix.commands import backbones, check, compare, demo, extract, finetune, metrics, report, train
+from selmix.commands import recipes
+from selmix.commands.completion import colons_joined
 from selmix.commands.console import show_error
+from selmix.commands.guide import GUIDE, epilog
 from selmix.errors import UsageError
 
 app = typer.Typer(
     name="selmix",
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="New here? `selmix demo` does the main job in half a minute, `selmix doctor` says whether this machine can.",
 )
 
 
@@ -33,25 +38,22 @@ def selmix_command(
     """Fine-tune a pretrained backbone's linear head for the metric that matters when classes are imbalanced."""
 
 
-for verb in (
-    backbones.backbones,
-    check.check,
-    compare.compare,
-    demo.demo,
-    extract.extract,
-    finetune.finetune,
-    metrics.metrics,
-    report.report,
-    train.train,
-):
-    app.command()(verb)
+# a module of selmix.commands has the verb of its name; none imports PyTorch before the verb is called
+for verb, (panel, examples) in GUIDE.items():
+    if verb == "recipes":
+        app.add_typer(recipes.app, name=verb, rich_help_panel=panel, epilog=epilog(examples), help=recipes.ABOUT)
+    else:
+        function = getattr(import_module(f"selmix.commands.{verb}"), verb)
+        about = escape(inspect.getdoc(function) or "")  # a [table] is no markup
+        app.command(help=about, rich_help_panel=panel, epilog=epilog(examples))(function)
 
 
 def main() -> None:
     """Run the command line; what is wrong with the words themselves is one line, too."""
     words = sys.argv[1:] or ["--help"]
     try:
-        code = app(words, prog_name="selmix", standalone_mode=False)
+        with colons_joined():
+            code = app(words, prog_name="selmix", standalone_mode=False)
     except Exception as error:
         # typer carries a click of its own or uses the installed one: know its usage errors by what they can do
         if not hasattr(error, "format_message"):

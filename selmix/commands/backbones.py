@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from selmix.backbones.catalogue import own_architectures, shipped_backbones, timm_backbones
 from selmix.commands.console import guarded, out
 from selmix.commands.options import Debug, Json
 from selmix.commands.tables import percent
@@ -21,6 +20,8 @@ def backbones(
 ) -> None:
     """List the backbones that ship, our own architectures, and what of timm this machine can load without a network."""
     with guarded(quiet=False, debug=debug):
+        from selmix.backbones.catalogue import own_architectures, shipped_backbones, timm_backbones
+
         if pattern is None:
             document = {"shipped": shipped_backbones(), "own": own_architectures(), "timm": timm_backbones()}
         else:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.progress import (
     BarColumn,
@@ -17,11 +18,13 @@ from rich.progress import (
 from rich.text import Text
 
 from selmix.commands.console import err
-from selmix.features.extract import Track
-from selmix.training_job import Bar, no_bar
+
+if TYPE_CHECKING:
+    from selmix.features.extract import Track
+    from selmix.training_job import Bar
 
 
-def progress(*, quiet: bool) -> Track | None:
+def progress(*, quiet: bool) -> "Track | None":
     """Return a progress bar for long loops or None where nobody would see it."""
     if quiet or not sys.stderr.isatty():
         return None
@@ -40,8 +43,10 @@ class _Speed(ProgressColumn):
 
 
 @contextmanager
-def image_bar(*, quiet: bool) -> Iterator[Bar]:
+def image_bar(*, quiet: bool) -> "Iterator[Bar]":
     """Show how many images a training has seen, how fast, and the time left, on stderr where somebody sees it."""
+    from selmix.training_job import no_bar
+
     if quiet or not sys.stderr.isatty():
         yield no_bar
         return

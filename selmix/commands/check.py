@@ -2,20 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selmix.backbones import Preprocessing, load_backbone
-from selmix.check.report import Report, check_data, write_findings
 from selmix.commands import extracting
 from selmix.commands.bars import progress
 from selmix.commands.check_tables import class_table, finding_table, group_table, images_line, printable
 from selmix.commands.console import alone, out
 from selmix.commands.options import Debug, Device, DeviceName, Json, Quiet
 from selmix.errors import DataError, UsageError
-from selmix.pipeline import choose_device
-from selmix.recipe import parse_preprocessing
+
+if TYPE_CHECKING:
+    from selmix.check.report import Report
 
 _MOST_FIXES = 12
 
@@ -43,6 +42,11 @@ def check(
     Exit codes: 0 ok (there may be warnings), 2 usage, 3 there is an error among the findings.
     """
     with alone("check", quiet=quiet, debug=debug):
+        from selmix.backbones import Preprocessing, load_backbone
+        from selmix.check.report import check_data, write_findings
+        from selmix.pipeline import choose_device
+        from selmix.recipe import parse_preprocessing
+
         if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
             raise UsageError(f"--out must be a file in a folder that exists, got {file}")
         overrides = Preprocessing(**parse_preprocessing(input_size, mean, std))
@@ -58,7 +62,7 @@ def check(
             raise typer.Exit(DataError.exit_code)
 
 
-def _show(report: Report, file: Path | None) -> None:
+def _show(report: "Report", file: Path | None) -> None:
     document = report.document
     if document["classes"]:
         out.print(class_table(document))

@@ -1,11 +1,12 @@
 """What `selmix check` found, in words and tables."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
 
-from selmix.data.findings import Finding
+if TYPE_CHECKING:
+    from selmix.data.findings import Finding
 
 _MOST_CLASSES = 30
 _SHOWN = 10  # classes at either end, where there are more
@@ -55,7 +56,7 @@ def images_line(split: str, facts: dict[str, Any]) -> str:
     return f"{split}: {facts['read']} of {facts['of']} images read, {sizes} pixels" + (f"; {modes}" if modes else "")
 
 
-def finding_table(findings: list[Finding]) -> Table:
+def finding_table(findings: "list[Finding]") -> Table:
     """Return the findings by kind, how many there are, and the first of each."""
     alike: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in findings:

@@ -2,35 +2,33 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.table import Table
 
-from selmix.commands import extracting, sources
+from selmix.commands import extracting, goals, options, sources
 from selmix.commands.bars import progress
 from selmix.commands.console import alone, out, show_report
-from selmix.commands.options import Debug, Device, DeviceName, Json, Out, Overwrite, Quiet, Seeds, Settings
+from selmix.commands.options import Debug, Device, DeviceName, Json, Out, Overwrite, Quiet, Settings
 from selmix.commands.tables import percent
-from selmix.compare import ABOUT
-from selmix.compare import compare as compare_recipe
-from selmix.pipeline import choose_device
-from selmix.recipe import CompareRecipe, build_recipe, parse_assignments, parse_names, parse_seeds
 
 
 def compare(
-    metric: Annotated[str, typer.Option(help="One or several names listed by `selmix metrics`: min_recall,macro_f1")],
-    folder: Out,
+    *,
+    features: sources.Features = None,
     backbone: sources.BackboneSpec = None,
     data: sources.DataSpec = None,
-    features: sources.Features = None,
     unlabeled: sources.Unlabeled = None,
-    methods: Annotated[str | None, typer.Option(help=f"Some of {', '.join(ABOUT)}; all by default.")] = None,
+    metric: options.MetricName,
+    methods: goals.Methods = None,
+    seeds: options.Seeds = "0..4",
+    val_per_class: goals.ValPerClass = None,
     settings: Settings = None,
-    seeds: Seeds = "0..4",
-    val_per_class: Annotated[
-        int | None, typer.Option(help="Use so many validation samples a class; every seed draws its own.")
-    ] = None,
+    folder: Out,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
     arch: extracting.Arch = None,
     input_size: extracting.InputSize = None,
     mean: extracting.Mean = None,
@@ -40,10 +38,6 @@ def compare(
     bad_image: extracting.BadImage = extracting.OnBadImage.error,
     cache: sources.Cache = None,
     device: DeviceName = Device.auto,
-    overwrite: Overwrite = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Is SelMix worth it here? Run it and its rivals on the same features and labels, over metrics and seeds.
 
@@ -51,11 +45,15 @@ def compare(
 
     Figures on val are out-of-fold. The best rival is chosen on test, which favours it. docs/ladder.md explains methods.
     """
+    from selmix.compare import compare as compare_recipe
+    from selmix.pipeline import choose_device
+    from selmix.recipe import CompareRecipe, build_recipe, parse_assignments, parse_metrics, parse_names, parse_seeds
+
     with alone("compare", quiet=quiet, debug=debug):
         content = extracting.extraction(arch, input_size, mean, std, dtype, views, bad_image)
         content |= sources.source(backbone, data, features, cache, unlabeled)
         content |= {
-            "metrics": parse_names(metric),
+            "metrics": parse_metrics(metric),
             "methods": parse_names(methods),
             "seeds": parse_seeds(seeds),
             "val_per_class": val_per_class,

@@ -11,8 +11,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from selmix.errors import SelmixError, UsageError
-from selmix.ranks import join_ranks
-from selmix.report.record import REPORT
 
 INTERRUPTED = 130
 _GRACE = 5  # seconds: torchrun ends all processes soon after one has failed; what they all have to say, one says
@@ -56,6 +54,8 @@ def guarded(*, quiet: bool, debug: bool, silent: bool = False) -> Iterator[None]
 @contextmanager
 def alone(verb: str, *, quiet: bool, debug: bool) -> Iterator[None]:
     """Guard a verb as `guarded` does, and refuse several processes."""
+    from selmix.ranks import join_ranks
+
     ranks = join_ranks()
     with guarded(quiet=quiet, debug=debug, silent=not ranks.leads):
         if ranks.count > 1:
@@ -65,6 +65,8 @@ def alone(verb: str, *, quiet: bool, debug: bool) -> Iterator[None]:
 
 def show_report(folder: Path) -> None:
     """Say where the report of a run is, if there is one."""
+    from selmix.report.record import REPORT
+
     if (folder / REPORT).is_file():
         out.print(f"report: {folder / REPORT}", soft_wrap=True, highlight=False, markup=False)
 

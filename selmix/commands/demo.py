@@ -9,11 +9,6 @@ from selmix.commands.bars import progress
 from selmix.commands.console import alone
 from selmix.commands.options import Debug, Device, DeviceName, Json, Overwrite, Quiet, Seed, Settings, SubjectTo
 from selmix.commands.show import show_result
-from selmix.finetuning import finetune
-from selmix.pipeline import choose_device
-from selmix.recipe import FinetuneRecipe, load_recipe, parse_assignments, stage_two_tables
-from selmix.run import is_run_of
-from selmix.shipped import shipped_recipe
 
 _OUT = Path("runs/demo")
 
@@ -41,6 +36,12 @@ def demo(
 
     The same as: selmix finetune --backbone shipped:fashion_resnet32 --data shipped:fashion_mnist_lt --metric min_recall
     """
+    from selmix.finetuning import finetune
+    from selmix.pipeline import choose_device
+    from selmix.recipe import FinetuneRecipe, load_recipe, parse_assignments, stage_two_tables
+    from selmix.run import is_run_of
+    from selmix.shipped import shipped_recipe
+
     with alone("demo", quiet=quiet, debug=debug):
         tables = stage_two_tables(parse_assignments(settings or []))
         overrides = {f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()}

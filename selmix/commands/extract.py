@@ -11,11 +11,6 @@ from selmix.commands import extracting, sources
 from selmix.commands.bars import progress
 from selmix.commands.console import guarded, out
 from selmix.commands.options import Debug, Device, DeviceName, Json, Quiet
-from selmix.extraction import describe_cache, extract_to_cache
-from selmix.features.disk import shown_bytes
-from selmix.pipeline import choose_device
-from selmix.ranks import join_ranks
-from selmix.recipe import ExtractRecipe, build_recipe
 
 
 def extract(
@@ -42,6 +37,11 @@ def extract(
 
     Several processes share the work: torchrun --nproc-per-node 2 -m selmix extract ...
     """
+    from selmix.extraction import describe_cache, extract_to_cache
+    from selmix.pipeline import choose_device
+    from selmix.ranks import join_ranks
+    from selmix.recipe import ExtractRecipe, build_recipe
+
     ranks = join_ranks()
     with guarded(quiet=quiet, debug=debug, silent=not ranks.leads):
         content = extracting.extraction(arch, input_size, mean, std, dtype, views, bad_image)
@@ -56,6 +56,8 @@ def extract(
 
 
 def _show(document: dict[str, Any]) -> None:
+    from selmix.features.disk import shown_bytes
+
     table = Table("split", title=f"d = {document['width']}, {document['dtype']}", title_justify="left")
     for column in ("rows", "left out", "size"):
         table.add_column(column, justify="right")

@@ -1,11 +1,12 @@
 """Options that say how images become features."""
 
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
-from selmix.recipe import parse_preprocessing
+from selmix.commands.options import IMAGES
 
 
 class Dtype(StrEnum):
@@ -24,24 +25,25 @@ class OnBadImage(StrEnum):
     skip = "skip"
 
 
-Arch = Annotated[str | None, typer.Option("--arch", help="Architecture of a checkpoint that is given by its path.")]
+_Panel = partial(typer.Option, rich_help_panel=IMAGES)
+Arch = Annotated[str | None, _Panel("--arch", help="Architecture of a checkpoint that is given by its path.")]
 InputSize = Annotated[
-    str | None, typer.Option("--input-size", help="Pixels of the backbone's images instead of its own: 128, or 96x128.")
+    str | None, _Panel("--input-size", help="Pixels of the backbone's images instead of its own: 128, or 96x128.")
 ]
-Mean = Annotated[str | None, typer.Option("--mean", help="What to subtract from the channels instead: 0.5,0.5,0.5.")]
-Std = Annotated[str | None, typer.Option("--std", help="What to divide the channels by instead: 0.5,0.5,0.5.")]
+Mean = Annotated[str | None, _Panel("--mean", help="What to subtract from the channels instead: 0.5,0.5,0.5.")]
+Std = Annotated[str | None, _Panel("--std", help="What to divide the channels by instead: 0.5,0.5,0.5.")]
 DtypeName = Annotated[
     Dtype,
-    typer.Option("--dtype", help="Of features; auto is bfloat16 where the device computes it natively, else float32."),
+    _Panel("--dtype", help="Of features; auto is bfloat16 where the device computes it natively, else float32."),
 ]
 Views = Annotated[
     int,
-    typer.Option(
+    _Panel(
         "--views", min=0, help="Also extract so many augmented views of each image of train and the unlabeled pool."
     ),
 ]
 BadImage = Annotated[
-    OnBadImage, typer.Option("--on-bad-image", help="Stop at an unreadable image, or leave it out and count it.")
+    OnBadImage, _Panel("--on-bad-image", help="Stop at an unreadable image, or leave it out and count it.")
 ]
 
 
@@ -55,5 +57,7 @@ def extraction(
     bad_image: OnBadImage,
 ) -> dict[str, Any]:
     """Return what a recipe says of how images become features."""
+    from selmix.recipe import parse_preprocessing
+
     more = {"arch": arch, "dtype": str(dtype), "views": views, "on_bad_image": str(bad_image)}
     return parse_preprocessing(size, mean, std) | more

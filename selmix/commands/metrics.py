@@ -6,12 +6,13 @@ from rich.table import Table
 
 from selmix.commands.console import out
 from selmix.commands.options import Json
-from selmix.evaluation import REPORTED
-from selmix.metrics import ALIASES, DEFINITIONS
 
 
 def metrics(as_json: Json = False) -> None:
     """List the metrics that --metric accepts, with their formulas."""
+    from selmix.evaluation import REPORTED
+    from selmix.metrics import ALIASES, DEFINITIONS
+
     rows = [
         {
             "name": metric.name,

@@ -8,7 +8,6 @@ import typer
 
 from selmix.commands.console import guarded, show_report
 from selmix.commands.options import Debug, Json, Quiet
-from selmix.report.writer import write_report
 
 
 def report(
@@ -20,9 +19,9 @@ def report(
     """Write RUN/report.html anew: one file that opens in any browser, without a network.
 
     A run writes it by itself; this is for after an update of selmix. All that is needed lies in the run folder.
-
-    Example: selmix report runs/demo
     """
+    from selmix.report.writer import write_report
+
     with guarded(quiet=quiet, debug=debug):
         page = write_report(run, each=True)
         if as_json:

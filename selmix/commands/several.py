@@ -24,10 +24,22 @@ def show_seeds(document: dict[str, Any], folder: Path, *, as_json: bool, quiet: 
         for line in [*_words(document, split), f"written: {folder / 'seeds.json'} and a run folder for each seed"]:
             out.print(line, soft_wrap=True, highlight=False)
         show_report(folder)
+    check_seeds({"": document["constraints"]}, len(seeds), folder)
+
+
+def check_seeds(constraints: dict[str, list[dict[str, Any]]], seeds: int, folder: Path) -> None:
+    """Raise ConstraintError, naming what is not met on validation and for how many of the seeds.
+
+    Args:
+        constraints: what became of them over seeds, by what was tuned for; the name may be empty.
+        seeds: how many there were.
+        folder: of the runs.
+    """
     failed = [
-        f"{own['expression']} for {len(seeds) - own['met']} of {len(seeds)} seeds"
-        for own in document["constraints"]
-        if own["met"] < len(seeds)
+        f"{own['expression']} for {seeds - own['met']} of {seeds} seeds" + f" of {name}" * bool(name)
+        for name, reports in constraints.items()
+        for own in reports
+        if own["met"] < seeds
     ]
     if failed:
         raise ConstraintError(
@@ -43,20 +55,20 @@ def _table(document: dict[str, Any], split: str) -> Table:
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for name in document["after"][split]:
-        cells = (_with_spread(document[head][split][name]) for head in heads)
+        cells = (with_spread(document[head][split][name]) for head in heads)
         table.add_row(f"[bold]{escape(name)}[/bold]" if name == document["metric"] else escape(name), *cells)
     return table
 
 
 def _words(document: dict[str, Any], split: str) -> list[str]:
     name = document["metric"]
-    lines = [f"[bold]{escape(name)}[/bold] on {split}: {_with_spread(document['after'][split][name])}"]
+    lines = [f"[bold]{escape(name)}[/bold] on {split}: {with_spread(document['after'][split][name])}"]
     for head, key, what in (
         ("before", "change", document["before_is"]),
         ("balanced", "change_from_balanced", "head retrained with class-balanced sampling on the same labels"),
     ):
-        change = _with_spread(document[key][split][name], sign="+")
-        lines.append(f"  {change} points from {_with_spread(document[head][split][name])}, the {what}")
+        change = with_spread(document[key][split][name], sign="+")
+        lines.append(f"  {change} points from {with_spread(document[head][split][name])}, the {what}")
     for own in document["constraints"]:
         counts = [f"{own['met']} of {len(document['seeds'])} seeds on val"]
         if own["met_on_test"] is not None:
@@ -69,7 +81,8 @@ def _words(document: dict[str, Any], split: str) -> list[str]:
     return lines
 
 
-def _with_spread(figures: dict[str, float | None] | None, sign: str = "") -> str:
+def with_spread(figures: dict[str, float | None] | None, sign: str = "") -> str:
+    """Return a mean in percent, and its standard deviation where there is one."""
     if figures is None or figures["mean"] is None:
         return "-"
     std = "" if figures["std"] is None else f" ± {percent(figures['std'])}"

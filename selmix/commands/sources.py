@@ -5,12 +5,17 @@ from typing import Annotated, Any
 
 import typer
 
+from selmix.commands.completion import backbone_names
+from selmix.commands.options import IMAGES, INPUT
+
 BackboneSpec = Annotated[
     str | None,
     typer.Option(
         "--backbone",
         help="shipped:NAME, timm:NAME (the hub or its cache), timm:NAME@CHECKPOINT, a checkpoint with --arch NAME, or "
         "a folder of `selmix train`; `selmix backbones` lists names.",
+        autocompletion=backbone_names,
+        rich_help_panel=INPUT,
     ),
 ]
 DataSpec = Annotated[
@@ -19,6 +24,7 @@ DataSpec = Annotated[
         "--data",
         help="Folder with train/CLASS/*.jpg (and val/, test/), a .csv or .parquet manifest, a .toml data spec, CIFAR, "
         "or shipped:NAME (docs/data.md).",
+        rich_help_panel=INPUT,
     ),
 ]
 Features = Annotated[
@@ -26,6 +32,7 @@ Features = Annotated[
     typer.Option(
         "--features",
         help="Instead of --backbone and --data: a folder of `selmix extract`, or an .npz with train_features, ...",
+        rich_help_panel=INPUT,
     ),
 ]
 Unlabeled = Annotated[
@@ -34,10 +41,12 @@ Unlabeled = Annotated[
         "--unlabeled",
         help="Unlabeled images to pseudo-label (pseudo.KEY=VALUE) and learn from where that helps, in place of the "
         "data's own: a folder, or as for --data; none to leave these aside.",
+        rich_help_panel=INPUT,
     ),
 ]
 Cache = Annotated[
-    Path | None, typer.Option("--cache", help="Folder of the features; under $SELMIX_CACHE, if not given.")
+    Path | None,
+    typer.Option("--cache", help="Folder of the features; under $SELMIX_CACHE, if not given.", rich_help_panel=IMAGES),
 ]
 
 

@@ -2,23 +2,23 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import torch
 import typer
 
 from selmix.commands.bars import image_bar
+from selmix.commands.completion import recipe_sources
 from selmix.commands.console import guarded, out
 from selmix.commands.options import Debug, Device, DeviceName, Json, Out, Quiet
-from selmix.pipeline import choose_device
-from selmix.ranks import join_ranks
-from selmix.recipe import load_recipe, parse_assignments
-from selmix.train_recipe import TrainRecipe
-from selmix.training import SELECTED_BY, train_backbone
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A TOML recipe, e.g. recipes/fashion_resnet32.toml.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE", help="A TOML file, or shipped:NAME (`selmix recipes ls`).", autocompletion=recipe_sources
+        ),
+    ],
     folder: Out,
     settings: Annotated[
         list[str] | None,
@@ -37,10 +37,19 @@ def train(
 
     Several processes share each batch: torchrun --nproc-per-node 2 -m selmix train ...
     """
+    import torch
+
+    from selmix.pipeline import choose_device
+    from selmix.ranks import join_ranks
+    from selmix.recipe import parse_assignments
+    from selmix.shipped import recipe_file
+    from selmix.stages import train_recipe
+    from selmix.training import train_backbone
+
     ranks = join_ranks(gpu=device in (Device.auto, Device.cuda) and torch.cuda.is_available())
     with guarded(quiet=quiet, debug=debug, silent=not ranks.leads), image_bar(quiet=quiet or not ranks.leads) as bar:
         manifest = train_backbone(
-            load_recipe(recipe, TrainRecipe, parse_assignments(settings or [])),
+            train_recipe(recipe_file(recipe), parse_assignments(settings or [])),
             folder,
             device=choose_device(device),
             ranks=ranks,
@@ -53,8 +62,15 @@ def train(
     if as_json:
         print(json.dumps(manifest, indent=1))
     elif not quiet:
-        chosen = f"the best on val by {SELECTED_BY}" if "val" in manifest["metrics"] else "the last, as there is no val"
-        out.print(f"kept: epoch {manifest['epoch']}, {chosen}")
-        for split, metrics in manifest["metrics"].items():
-            out.print(f"{split}: accuracy {metrics['accuracy']:.3f}, min_recall {metrics['min_recall']:.3f}")
-        out.print(f"written: {folder / 'model.safetensors'}, {folder / 'manifest.json'}")
+        show_backbone(manifest, folder)
+
+
+def show_backbone(manifest: dict[str, Any], folder: Path) -> None:
+    """Print which epoch was kept and what it is worth."""
+    from selmix.training import SELECTED_BY
+
+    chosen = f"the best on val by {SELECTED_BY}" if "val" in manifest["metrics"] else "the last, as there is no val"
+    out.print(f"kept: epoch {manifest['epoch']}, {chosen}")
+    for split, metrics in manifest["metrics"].items():
+        out.print(f"{split}: accuracy {metrics['accuracy']:.3f}, min_recall {metrics['min_recall']:.3f}")
+    out.print(f"written: {folder / 'model.safetensors'}, {folder / 'manifest.json'}")

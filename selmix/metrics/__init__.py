@@ -5,6 +5,8 @@ from selmix.metrics.metric import Metric, MetricContext, MetricFunction
 from selmix.metrics.minimum import SoftMinimum, soft_minimum
 from selmix.metrics.names import ALIASES, DEFINITIONS, METRICS
 from selmix.metrics.request import MetricRequest, get_metric, parse_metric, request_of
+from selmix.metrics.syntax import split_texts
+from selmix.metrics.user import is_reference
 from selmix.metrics.values import mean_recall
 
 __all__ = [
@@ -17,10 +19,12 @@ __all__ = [
     "MetricRequest",
     "SoftMinimum",
     "get_metric",
+    "is_reference",
     "logit_gradient",
     "mean_recall",
     "metric_gradient",
     "parse_metric",
     "request_of",
     "soft_minimum",
+    "split_texts",
 ]

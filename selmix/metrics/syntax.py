@@ -31,6 +31,27 @@ def parse_syntax(text: str) -> ast.expr:
         raise UsageError(f"{shortened(text)!r} is no expression: {reason}{hint}") from error
 
 
+def split_texts(text: str) -> list[str]:
+    """Split at the commas outside parentheses, brackets and quotes; what is not closed is not split.
+
+    >>> split_texts("accuracy, min(recall[cat], recall[dog]), recall['a,b']")
+    ['accuracy', 'min(recall[cat], recall[dog])', "recall['a,b']"]
+    """
+    parts, depth, quote = [""], 0, ""
+    for letter in text:
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "\"'":
+            quote = letter
+        else:
+            depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0 and not quote:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
+
+
 def shown(node: ast.expr) -> str:
     """Return a piece of an expression as the user might have written it, shortened."""
     try:

@@ -44,10 +44,10 @@ class PoolUse:
             by those that were tuned with it.
         heads: retrained with class-balanced sampling on labeled and pseudo-labeled samples, to start from; None where
             pseudo-labeled samples are partners only, or where there are none.
-        room: how much any samples could bring on these features: see `room`.
         relief: what the pool adds where labels are few: see `relief`.
         strangers: lower bound of the pool's share that is of no known class; None if nobody could tell.
         usable: whether any class has pseudo-labels that can be trusted.
+        room: how much any samples could bring to a metric on these features: see `room`; nan before that is named.
         difference: by how much the heads that are tuned with the pool are better on the evidence, out of fold, in the
             metric; nan before that is known.
         standard_error: of that.
@@ -57,10 +57,10 @@ class PoolUse:
     labeler: PoolLabeler
     labels: PoolLabels
     heads: list[LinearHead] | None
-    room: float
     relief: float
     strangers: float | None
     usable: bool
+    room: float = math.nan
     difference: float = math.nan
     standard_error: float = math.nan
     helps: bool = False
@@ -105,7 +105,6 @@ class PoolUse:
 def label_pool(
     plan: CrossFit,
     labeled: list[LinearHead],
-    metric: Metric,
     settings: RefineSettings,
     pseudo: PseudoSettings,
     *,
@@ -117,7 +116,6 @@ def label_pool(
     Args:
         plan: with a pool that is not empty.
         labeled: heads retrained with class-balanced sampling on labeled samples.
-        metric: that is tuned.
         settings: of the loop.
         pseudo: of pseudo-labels.
         class_names: for the log.
@@ -154,9 +152,7 @@ def label_pool(
     strangers = None
     if plan.ranks.count == 1 and len(plan.labels) - plan.num_train >= 2 and labeler.source != "head":
         strangers = share_of_no_class(plan, labels.prior)
-    return PoolUse(
-        labeler, labels, heads, room(plan, labeled, metric), relief(plan.class_counts, used), strangers, usable
-    )
+    return PoolUse(labeler, labels, heads, relief(plan.class_counts, used), strangers, usable)
 
 
 def relief(labeled: torch.Tensor, pseudo_labeled: torch.Tensor) -> float:
