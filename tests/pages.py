@@ -28,13 +28,18 @@ QUICK = {verb: ["steps=100", "start_steps=200"] for verb in ("demo", "finetune",
 class Step(NamedTuple):
     """A command or a script of a page, and the verb of selmix that it needs: "" for none."""
 
-    verb: str
+    needs: str
     text: str
+
+    @property
+    def verb(self) -> str:
+        """The verb of a command; "" for a script."""
+        return self.text.split()[1] if self.text.startswith("selmix ") else ""
 
     @property
     def runs(self) -> bool:
         """Whether the verb exists; one that does not is on its way from another branch."""
-        return not self.verb or self.verb in VERBS
+        return not self.needs or self.needs in VERBS
 
 
 def blocks(page: str, language: str = "") -> list[str]:
@@ -45,7 +50,7 @@ def blocks(page: str, language: str = "") -> list[str]:
 def steps(*pages: str) -> list[Step]:
     """Return what the pages run, a command that several have once.
 
-    `<!-- needs: VERB -->` before a script names the verb whose files it reads.
+    `<!-- needs: VERB -->` before a block names a verb that has to be there for it, beside those of its commands.
     """
     found: dict[str, Step] = {}
     for needed, language, text in (block for page in pages for block in _fenced(page)):
@@ -53,7 +58,7 @@ def steps(*pages: str) -> list[Step]:
             found[text] = Step(needed, text)
         for line in text.splitlines() if not language else []:
             if line.startswith("selmix "):
-                found[line] = Step(line.split()[1], line)
+                found.setdefault(line, Step(needed or line.split()[1], line))
     return list(found.values())
 
 
@@ -64,7 +69,7 @@ def _fenced(page: str) -> list[tuple[str, str, str]]:
 
 def run(step: Step, folder: Path) -> None:
     """Run a step in a folder."""
-    if not step.text.startswith("selmix "):
+    if not step.verb:
         words = [sys.executable, "-c", step.text]
         subprocess.run(words, cwd=folder, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
         return

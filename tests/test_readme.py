@@ -40,10 +40,17 @@ def test_the_pages_have_commands():
     assert len(STEPS) >= 25
 
 
+@pytest.fixture(autouse=True)
+def _one_cache(_own_cache, workplace, monkeypatch):
+    # many commands name the same images
+    monkeypatch.setenv("SELMIX_CACHE", str(workplace / "cache"))
+
+
+@pytest.mark.usefixtures("_quick_retraining")
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.text[:100])
 def test_the_step_runs(step, workplace):
     if not step.runs:
-        pytest.skip(f"selmix {step.verb} is not there yet")
+        pytest.skip(f"selmix {step.needs} is not there yet")
     run(step, workplace)
 
 

@@ -19,10 +19,11 @@ def _one_cache(_own_cache, workplace, monkeypatch):
     monkeypatch.setenv("SELMIX_CACHE", str(workplace / "cache"))
 
 
+@pytest.mark.usefixtures("_quick_retraining")
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.text[:100])
 def test_the_step_runs(step, workplace):
     if not step.runs:
-        pytest.skip(f"selmix {step.verb} is not there yet")
+        pytest.skip(f"selmix {step.needs} is not there yet")
     run(step, workplace)
     if step.verb == "predict":
         with (workplace / "predictions.csv").open() as file:
