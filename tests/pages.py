@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 VERBS = set(get_command(app).commands)
 # pages need no good heads; settings behind a command change no more than that
 QUICK = {verb: ["steps=100", "start_steps=200"] for verb in ("demo", "finetune", "compare")}
+QUICK["compare"] += ["--seeds", "0"]
 
 
 class Step(NamedTuple):
