@@ -148,9 +148,10 @@ def compared(axes: Axes, gains: torch.Tensor, measured: torch.Tensor) -> None:
     axes.axhline(0, color="0.8", linewidth=0.8)
     axes.axvline(0, color="0.8", linewidth=0.8)
     axes.scatter(gains, measured, color="black", s=12)
-    for (kept, partner), gain in np.ndenumerate(gains.numpy()):
-        axes.annotate(f"{NAMES[kept][0]}{NAMES[partner][0]}", (gain, float(measured[kept, partner])), fontsize=8,
-                      xytext=(3, 3), textcoords="offset points")  # fmt: skip
+    for kept, partner in (gains > 0.1 * gains.max()).nonzero().tolist():  # the others lie on top of each other
+        place = float(gains[kept, partner]), float(measured[kept, partner])
+        name = f"{NAMES[kept]}, {NAMES[partner]}"
+        axes.annotate(name, place, xytext=(-4, (-11, 5, -3)[partner]), ha="right", textcoords="offset points", fontsize=8)
     axes.set(title="6  measured on samples", xlabel="gain of (i, j)", ylabel="change of the metric / rate")
     axes.margins(0.15)
 
