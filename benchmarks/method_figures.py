@@ -151,7 +151,9 @@ def compared(axes: Axes, gains: torch.Tensor, measured: torch.Tensor) -> None:
     for kept, partner in (gains > 0.1 * gains.max()).nonzero().tolist():  # the others lie on top of each other
         place = float(gains[kept, partner]), float(measured[kept, partner])
         name = f"{NAMES[kept]}, {NAMES[partner]}"
-        axes.annotate(name, place, xytext=(-4, (-11, 5, -3)[partner]), ha="right", textcoords="offset points", fontsize=8)
+        axes.annotate(
+            name, place, xytext=(-4, (-11, 5, -3)[partner]), ha="right", textcoords="offset points", fontsize=8
+        )
     axes.set(title="6  measured on samples", xlabel="gain of (i, j)", ylabel="change of the metric / rate")
     axes.margins(0.15)
 
