@@ -47,10 +47,14 @@ class SelMixClassifier(ClassifierMixin, BaseEstimator):
         verbose: show the progress of `fit` on stderr.
 
     Attributes:
-        classes_: labels, sorted; class_count_ their samples in `y`.
-        coef_, intercept_: float64 [k, d] and [k]; [1, d] and [1] with two classes.
-        n_features_in_, feature_names_in_: of `X`.
-        n_iter_: steps taken; best_step_ the step whose head was kept, 0 for the start.
+        classes_: labels, sorted.
+        class_count_: samples of each in `y`.
+        coef_: float64 [k, d]; [1, d] with two classes.
+        intercept_: float64 [k]; [1] with two classes.
+        n_features_in_: columns of `X`.
+        feature_names_in_: their names, where it has some.
+        n_iter_: steps taken.
+        best_step_: the step whose head was kept, 0 for the start.
         start_: head that the loop started from: `balanced`, `given` or `logit_adjusted`.
         history_: a dict for each refresh: step, metric out of fold, largest gain.
         val_metrics_: every metric on the validation samples for `before` (the given head, or a plain softmax

@@ -91,7 +91,7 @@ class Evaluation:
         metrics: every reported metric, rates in [0, 1]; None where undefined.
         recall: of each class; None for a class without samples.
         predicted: the predictions [n] that were evaluated.
-        group_recall: of each class in each group of samples, [k][g]; None for a cell without samples.
+        group_recall: of each class in each group of samples, k lists of g; None for a cell without samples.
     """
 
     metrics: dict[str, float | None]

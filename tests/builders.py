@@ -105,7 +105,7 @@ def write_image_folder(root: Path, counts: dict[str, dict[str, int]]) -> Path:
 
 
 def write_photos(folder: Path, rng: np.random.Generator) -> None:
-    """Write my_images with noisy cats and dogs in train, val and test, and more_images without labels."""
+    """Write noise: my_images with cats and dogs in train, val and test; more_images and new_images without labels."""
 
     def write(path: Path, brightness: float) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,8 +116,9 @@ def write_photos(folder: Path, rng: np.random.Generator) -> None:
         for name, count, brightness in zip(("cat", "dog"), counts, (90, 160), strict=True):
             for index in range(count):
                 write(folder / "my_images" / split / name / f"{index:03}.jpg", brightness)
-    for index in range(10):
-        write(folder / "more_images" / f"{index:03}.jpg", 80 + 10 * index)
+    for name in ("more_images", "new_images"):
+        for index in range(10):
+            write(folder / name / f"{index:03}.jpg", 80 + 10 * index)
 
 
 def small_features(classes: list[str], *, seed: int = 0, spread: float = 1.2) -> dict[str, np.ndarray]:

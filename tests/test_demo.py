@@ -62,10 +62,21 @@ def numbers(text: str) -> list[float]:
     return [float(number) for number in re.findall(r"(?<![\w.])[+-]?\d+\.\d", text)]
 
 
-def test_the_readme_shows_this_output(demo_runs):
+def shown_output(page: str) -> list[str]:
+    """Return the lines of output that a page shows."""
+    text = (ROOT / page).read_text().split("cores, and prints")[1]
+    return text.split("```\n")[1].split("\n```")[0].splitlines()
+
+
+def test_the_readme_shows_some_lines_of_the_page():
+    readme, page = shown_output("README.md"), shown_output("docs/index.md")
+    assert len(readme) > 10
+    assert set(readme) <= set(page)
+
+
+def test_the_page_shows_this_output(demo_runs):
     _, (output, _) = demo_runs
-    readme = (ROOT / "README.md").read_text()
-    shown = readme.split("and prints (a table like")[1].split("```\n")[1].split("\n```")[0].splitlines()
+    shown = shown_output("docs/index.md")
     printed = [line.rstrip() for line in output.stdout.splitlines()]
     pool = next(number for number, line in enumerate(printed) if line.startswith("pseudo-labels of the unlabeled pool"))
     rows = [line for line in shown if line.startswith("│")]

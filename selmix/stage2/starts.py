@@ -13,7 +13,8 @@ from selmix.significance import paired_difference
 from selmix.stage2.crossfit import CrossFit
 
 # few samples want the first decay, many the second; label-aware smoothing helps where the backbone has overfitted: the
-# average over them is close to the best of them on all data that were tried, and takes no choosing (docs/method.md)
+# average over them is close to the best of them on all data that were tried, and takes no choosing
+# (docs/method-study.md)
 _DECAYS = (1e-4, 1e-5)
 _CAUTION = 2  # standard errors by which another start must beat the balanced one
 
