@@ -65,6 +65,7 @@ def _document(tuning: Tuning, pool: PoolUse, told: dict[str, torch.Tensor], seed
     counts = {"found": per_class(found), "selected": per_class(selected)}
     document: dict[str, Any] = {
         "used": pool.helps,
+        "proven": pool.proven,
         "source": pool.labeler.source,
         "difference": _finite(pool.difference),
         "standard_error": _finite(pool.standard_error),

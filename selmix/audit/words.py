@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from selmix.stage2.pool_use import WORTHWHILE
-
 ENOUGH_ROOM = 0.01  # in the metric, under which more samples are said to bring little
 STAGE_ONE = "`selmix train` with a [semi] table as in recipes/cifar10_lt_ssl/fixmatch_la.toml, and your data"
 
@@ -43,9 +41,8 @@ def _reason(document: dict[str, Any], metric: str) -> str:
     if not document["selected"]:
         return "no class has pseudo-labels that can be trusted"
     change, error = (100 * document[key] for key in ("difference", "standard_error"))
-    seen = change > max(error, 100 * WORTHWHILE)
     verdict = ""
-    if document["used"] and not seen:
+    if document["used"] and not document["proven"]:
         verdict = "; it is taken as long as they are not worse, since it has many images of classes with few labels"
     elif not document["used"] and change > 0:
         verdict = ", which may be luck"

@@ -51,6 +51,7 @@ class PoolUse:
         difference: by how much the heads that are tuned with the pool are better on the evidence, out of fold, in the
             metric; nan before that is known.
         standard_error: of that.
+        proven: whether they are better by a standard error and half a point.
         helps: whether the result is that with the pool.
     """
 
@@ -63,6 +64,7 @@ class PoolUse:
     room: float = math.nan
     difference: float = math.nan
     standard_error: float = math.nan
+    proven: bool = False
     helps: bool = False
 
     def judged(
@@ -85,7 +87,8 @@ class PoolUse:
         objective = metric.objective(evidence.support, settings.rounding)
         difference, error = evidence.difference(objective, told, before, pseudo_count=settings.pseudo_count)
         welcome = self.relief >= RELIEF and self.strangers == 0 and error <= SHARP
-        better = difference > (-WORTHWHILE if welcome else max(MARGIN * error, WORTHWHILE))
+        proven = difference > max(MARGIN * error, WORTHWHILE)
+        better = proven or (welcome and difference > -WORTHWHILE)
         if constraints:
             missed = [
                 float((-joint_slack(constraints, evidence.confusion(own))).clamp_min(0).sum()) for own in (told, before)
@@ -99,7 +102,7 @@ class PoolUse:
             "used" if helps else "left aside",
         )
         labels = self.labeler.label(weights[0]) if helps else self.labels
-        return replace(self, labels=labels, difference=difference, standard_error=error, helps=helps)
+        return replace(self, labels=labels, difference=difference, standard_error=error, proven=proven, helps=helps)
 
 
 def label_pool(
