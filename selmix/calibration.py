@@ -2,6 +2,9 @@
 
 import torch
 
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.05, 20.0
+_STEPS, _CLOSE = 100, 1e-12
+
 
 def expected_calibration_error(confidence: torch.Tensor, correct: torch.Tensor, *, bins: int = 15) -> float:
     """Return the ECE: the mean over samples of |accuracy - mean confidence| of the sample's confidence bin.
@@ -21,3 +24,47 @@ def expected_calibration_error(confidence: torch.Tensor, correct: torch.Tensor, 
     index = torch.bucketize(confidence, edges)
     gap = torch.zeros(bins, dtype=torch.float64).index_add_(0, index.cpu(), (correct - confidence).cpu())
     return float(gap.abs().sum() / len(confidence))
+
+
+def negative_log_likelihood(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return -log softmax(logits)[label] of each sample, float64 [n], from logits [n, k] and labels, int64 [n]."""
+    logits = logits.double()
+    return logits.logsumexp(1) - logits.gather(1, labels[:, None])[:, 0]
+
+
+def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Return the temperature T in [0.05, 20] for which softmax(logits / T) gives the labels the largest likelihood.
+
+    With u = 1 / T the mean of f(u) = log sum_j exp(u z_j) - u z_y is convex: its slope is the mean of E[z] - z_y, its
+    curvature that of Var[z], z distributed as softmax(u z). Newton's steps find the zero of the slope, bisection where
+    a step leaves the bracket. Labels that are all right by a margin would have T = 0, and get the lower end; 1 if T
+    makes no difference.
+
+    Args:
+        logits: [n, k], n at least 1, finite.
+        labels: int64 [n].
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
+    """
+    logits = logits.double()
+    at_label = logits.gather(1, labels[:, None])[:, 0]
+
+    def slope(inverse: float) -> tuple[float, float]:
+        probabilities = (inverse * logits).softmax(1)
+        mean = (probabilities * logits).sum(1)
+        variance = (probabilities * (logits - mean[:, None]).square()).sum(1)
+        return float((mean - at_label).mean()), float(variance.mean())
+
+    low, high = 1 / HIGHEST_TEMPERATURE, 1 / LOWEST_TEMPERATURE
+    inverse = 1.0
+    for _ in range(_STEPS):
+        value, curvature = slope(inverse)
+        if value == 0:
+            break
+        low, high = (inverse, high) if value < 0 else (low, inverse)
+        newton = inverse - value / curvature if curvature > 0 else high if value < 0 else low
+        following = newton if low < newton < high else (low + high) / 2
+        if abs(following - inverse) <= _CLOSE * inverse:
+            break
+        inverse = following
+    return 1 / inverse

@@ -1,6 +1,8 @@
 """From what the user named, ready features or images and a backbone, to the features that stage two works on."""
 
+import json
 import logging
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +11,9 @@ from typing import Any
 import torch
 
 from selmix.agreement import together
-from selmix.backbones import load_backbone
+from selmix.backbones import Backbone, load_backbone
 from selmix.data.assembly import digest_of_images
+from selmix.data.cifar import KINDS
 from selmix.data.images import ImageData
 from selmix.data.sources import open_images
 from selmix.data.unlabeled import with_pool
@@ -20,9 +23,9 @@ from selmix.features.file import load_features, with_pool_features
 from selmix.features.filling import Filled, Filling, fill_cache
 from selmix.features.labeled import FeatureData
 from selmix.features.survey import bad_images
-from selmix.heads import LinearHead
 from selmix.ranks import ALONE, Ranks
 from selmix.recipe import NO_POOL, CompareRecipe, ExtractRecipe, FinetuneRecipe
+from selmix.shipped import PREFIX
 
 logger = logging.getLogger("selmix")
 
@@ -61,11 +64,12 @@ def features_of_images(
     """
     started = time.perf_counter()
     images = _images(recipe)
-    filled, head = _filled(recipe, images, device, ranks, track)
+    filled, filling = _filled(recipe, images, device, ranks, track)
     data = load_cache(filled.folder, ranks=ranks, images=images)
     return replace(
         data,
-        head=head,
+        head=filling.head,
+        origin=filling.origin,  # that in the cache may be another one of the same digests
         seconds={"extract": time.perf_counter() - started},
         cache=data.cache | {"reused": filled.images == 0},
     )
@@ -111,7 +115,7 @@ def describe_cache(filled: Filled) -> dict[str, Any]:
 
 def _filled(
     recipe: ExtractRecipe, images: ImageData, device: torch.device, ranks: Ranks, track: Track | None
-) -> tuple[Filled, LinearHead | None]:
+) -> tuple[Filled, Filling]:
     backbone = load_backbone(recipe.backbone, arch=recipe.arch, overrides=recipe.overrides())
     train = digest_of_images(images.class_names, {"train": images.splits["train"]}, images.group_names)
     if backbone.trained_on == train and "val" not in images.splits and ranks.leads:
@@ -120,7 +124,6 @@ def _filled(
             "it knows them, so what steers the tuning is too good to be true; bring a val that it has not seen, as "
             "val_fraction in a recipe of `selmix train` sets aside"
         )
-    head = backbone.head_for(images.class_names)
     filling = Filling(
         images,
         backbone,
@@ -128,10 +131,41 @@ def _filled(
         dtype=resolved_dtype(recipe.dtype, device),
         views=recipe.views,
         skip_bad=recipe.on_bad_image == "skip",
-        head=head,
+        head=backbone.head_for(images.class_names),
         workers=recipe.workers,
         about=recipe.model_dump(include={"backbone", "data", "unlabeled"}, exclude_none=True),
+        origin=_origin(recipe, backbone),
         ranks=ranks,
         track=track,
     )
-    return fill_cache(filling, None if recipe.cache is None else Path(recipe.cache)), head
+    return fill_cache(filling, None if recipe.cache is None else Path(recipe.cache)), filling
+
+
+def _origin(recipe: ExtractRecipe, backbone: Backbone) -> dict[str, Any]:
+    """Return what opens backbone and images again, whatever folder one works in, and what the backbone is."""
+    return {
+        "backbone": _rooted(recipe.backbone),
+        "data": _rooted(recipe.data),
+        "arch": recipe.arch,
+        "overrides": recipe.model_dump(include={"input_size", "mean", "std"}, mode="json"),
+        "architecture": backbone.architecture,
+        "preprocessing": plain_preprocessing(backbone),
+    }
+
+
+def plain_preprocessing(backbone: Backbone) -> dict[str, Any]:
+    """Return what happens to an image before the backbone, as JSON has it."""
+    plain: dict[str, Any] = json.loads(json.dumps(backbone.preprocessing))
+    return plain
+
+
+def _rooted(spec: str) -> str:
+    """Return a specification of a backbone or of data with its path, if it has one, from the root."""
+    start, mark, path = "", "", spec
+    if spec.startswith(PREFIX) or (spec.startswith("timm:") and "@" not in spec):
+        return spec
+    if spec.startswith("timm:"):
+        start, mark, path = spec.partition("@")
+    elif spec.partition(":")[0] in KINDS:
+        start, mark, path = spec.partition(":")
+    return f"{start}{mark}{os.path.abspath(Path(path).expanduser())}"

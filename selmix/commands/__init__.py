@@ -6,7 +6,19 @@ from typing import Annotated
 import typer
 
 import selmix.commands.environment  # noqa: F401  before anything that imports PyTorch
-from selmix.commands import backbones, check, compare, demo, extract, finetune, metrics, train
+from selmix.commands import (
+    backbones,
+    check,
+    compare,
+    demo,
+    evaluate,
+    export,
+    extract,
+    finetune,
+    metrics,
+    predict,
+    train,
+)
 from selmix.commands.console import show_error
 from selmix.errors import UsageError
 
@@ -38,9 +50,12 @@ for verb in (
     check.check,
     compare.compare,
     demo.demo,
+    evaluate.evaluate,
+    export.export,
     extract.extract,
     finetune.finetune,
     metrics.metrics,
+    predict.predict,
     train.train,
 ):
     app.command()(verb)

@@ -1,6 +1,7 @@
 """Opening a feature cache: every block is verified before a row of it is given out."""
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,9 +97,10 @@ def _load(folder: Path, ranks: Ranks, images: ImageData | None) -> FeatureData:
         unlabeled=pool,
         head=None if weight is None else LinearHead(torch.from_numpy(weight), torch.from_numpy(bias)),
         digests={"data": sidecar.identity.data, "backbone": sidecar.identity.backbone},
+        origin=sidecar.origin,
         seconds={"extract": 0.0},
         cache={
-            "folder": str(folder),
+            "folder": os.path.abspath(folder),
             "reused": True,
             "dtype": sidecar.identity.dtype,
             "views": sidecar.identity.views,

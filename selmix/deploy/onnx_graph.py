@@ -1,0 +1,92 @@
+"""Backbone and head as an ONNX graph: normalised images to logits."""
+
+import contextlib
+import io
+import json
+import warnings
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from selmix.backbones import Backbone
+from selmix.errors import DataError, UsageError
+from selmix.heads import LinearHead
+
+OPSET = 18
+INPUT, OUTPUT = "images", "logits"
+
+
+def required() -> tuple[ModuleType, ModuleType]:
+    """Return onnx and onnxruntime.
+
+    Raises:
+        UsageError: if they, or onnxscript, which PyTorch's exporter needs, are not installed.
+    """
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"the ONNX format needs {error.name}: pip install 'selmix[onnx]'") from error
+    return onnx, onnxruntime
+
+
+class _Classifier(nn.Module):
+    """Images [b, 3, h, w] -> logits [b, k]."""
+
+    def __init__(self, backbone: Backbone, head: LinearHead) -> None:
+        super().__init__()
+        self.backbone = backbone.model
+        self.head = nn.Linear(head.weight.shape[1], head.num_classes)
+        self.head.load_state_dict({"weight": head.weight, "bias": head.bias})
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.backbone(images))
+        return logits
+
+
+def onnx_graph(backbone: Backbone, head: LinearHead, metadata: dict[str, Any]) -> bytes:
+    """Return the graph, float32, for batches of any size; metadata go in as JSON, one property each.
+
+    Raises:
+        UsageError: without the packages.
+        DataError: if PyTorch cannot export the architecture.
+    """
+    onnx, _ = required()
+    example = torch.zeros(2, *backbone.preprocessing["input_size"])
+    # what exporter and architecture print and warn of is for their makers
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.onnx.export(
+                _Classifier(backbone, head).eval(),
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+        except Exception as error:  # whatever a foreign architecture raises in the exporter
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise DataError(
+                f"PyTorch cannot export {backbone.architecture} to ONNX ({reason}); take --format timm"
+            ) from error
+    assert program is not None
+    graph = program.model_proto
+    for name, value in metadata.items():
+        graph.metadata_props.add(key=name, value=json.dumps(value))
+    onnx.checker.check_model(graph)
+    content: bytes = graph.SerializeToString()
+    return content
+
+
+def onnx_logits(content: bytes) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what onnxruntime makes of images, normalised [b, 3, h, w]: logits [b, k]."""
+    _, onnxruntime = required()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: images.contiguous().numpy()})[0])
