@@ -46,14 +46,14 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
     """
-    logits = logits.double()
-    at_label = logits.gather(1, labels[:, None])[:, 0]
+    # as differences from the label's: the slope is then exact to the last bit where probabilities are nearly 0 and 1
+    logits = logits.double() - logits.double().gather(1, labels[:, None])
 
     def slope(inverse: float) -> tuple[float, float]:
         probabilities = (inverse * logits).softmax(1)
         mean = (probabilities * logits).sum(1)
         variance = (probabilities * (logits - mean[:, None]).square()).sum(1)
-        return float((mean - at_label).mean()), float(variance.mean())
+        return float(mean.mean()), float(variance.mean())
 
     low, high = 1 / HIGHEST_TEMPERATURE, 1 / LOWEST_TEMPERATURE
     inverse = 1.0

@@ -48,6 +48,7 @@ def model_card(
         *_limits(result, split),
         "## How to load it",
         *_use(kind, metadata, details, parity),
+        *_of_other_dtype(run, kind),
         f"```python\n{code}```",
         "## Provenance",
         *[f"- sha256 of the {name}: `{value}`" for name, value in result["digests"].items()],
@@ -174,6 +175,15 @@ def _limits(result: dict[str, Any], split: str) -> list[str]:
         "- Intervals cover the chance of the test images, not another backbone, split, camera or population.",
         "- Figures other than recalls depend on the class shares of the split they were measured on.",
         *([f"- Fewer than 30 images of {split} speak for: {', '.join(map(cell, few))}."] if few else []),
+    ]
+
+
+def _of_other_dtype(run: Run, kind: str) -> list[str]:
+    if kind == "head" or run.dtype == "float32":
+        return []
+    return [
+        f"- the head was tuned on features in {run.dtype}, and this file computes in float32: an image near a border "
+        "may get another class than from `selmix predict`"
     ]
 
 

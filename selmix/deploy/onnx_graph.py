@@ -78,11 +78,27 @@ def onnx_graph(backbone: Backbone, head: LinearHead, metadata: dict[str, Any]) -
             ) from error
     assert program is not None
     graph = program.model_proto
+    _without_traces(graph.graph)
+    for function in graph.functions:
+        _without_traces(function)
     for name, value in metadata.items():
         graph.metadata_props.add(key=name, value=json.dumps(value))
     onnx.checker.check_model(graph)
     content: bytes = graph.SerializeToString()
     return content
+
+
+def _without_traces(graph: Any) -> None:
+    """Remove what the exporter notes of the code behind each node: lines of files on this machine."""
+    fields = (getattr(graph, name, ()) for name in ("node", "value_info", "initializer", "input", "output"))
+    for part in (graph, *(part for parts in fields for part in parts)):
+        if not isinstance(part, str):  # a function has names for inputs
+            del part.metadata_props[:]
+            part.ClearField("doc_string")
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                _without_traces(inner)
 
 
 def onnx_logits(content: bytes) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -64,7 +64,7 @@ def _judged(heads: list[LinearHead], plan: CrossFit) -> tuple[torch.Tensor, torc
     every = -(-int(plan.val_counts.sum()) // most)
     logits, labels, folds = [torch.zeros(0, plan.num_classes)], [], []
     for fold, (head, positions) in enumerate(zip(heads, plan.judged, strict=False)):
-        own = positions[positions >= plan.num_train][::every]
+        own = positions[positions >= plan.num_train][::every].contiguous()
         logits += [block for _, block in logit_blocks(head, plan.features, own)]
         labels.append(plan.labels[own])
         folds.append(torch.full_like(own, fold))
