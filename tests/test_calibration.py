@@ -128,3 +128,13 @@ def test_temperatures_at_the_ends_and_by_hand(logits, labels, expected):
 def test_logits_far_apart_do_no_harm():
     logits = torch.tensor([[1e6, 0.0], [0.0, 1e6], [1e6, 0.0]])
     assert fit_temperature(logits, torch.tensor([0, 1, 1])) == pytest.approx(20)
+
+
+def test_a_start_changes_the_steps_and_not_the_answer(monkeypatch):
+    logits, labels = drawn_logits(3, count=20_000, classes=10)
+    expected, steps, softmax_of = fit_temperature(logits, labels), [], torch.Tensor.softmax
+    monkeypatch.setattr(torch.Tensor, "softmax", lambda own, axis: steps.append(axis) or softmax_of(own, axis))
+    for start in (1.01 * expected, 0.1, 10.0):
+        steps.clear()
+        assert fit_temperature(logits, labels, start=start) == pytest.approx(expected, rel=1e-8)
+        assert len(steps) <= (4 if start == 1.01 * expected else 20)

@@ -13,9 +13,11 @@ import onnxruntime
 import pytest
 import timm
 import torch
-from deployed import CLASSES, COUNTS, run, tuned_run
+from builders import noise_image, write_npz
+from deployed import CLASSES, COUNTS, quick_finetune, run, tuned_run
 from PIL import Image
 from safetensors.torch import load_file
+from timm.data import create_transform
 
 import selmix.backbones
 from selmix.backbones import build_model, load_backbone
@@ -25,6 +27,7 @@ from selmix.deploy import exporting, onnx_graph
 from selmix.deploy.card import cell
 from selmix.deploy.merged import load_merged, merged_state
 from selmix.deploy.opening import backbone_of, open_run
+from selmix.deploy.snippets import snippet
 from selmix.errors import UsageError
 from selmix.head_file import public_metric, public_name
 from selmix.heads import LinearHead
@@ -163,6 +166,43 @@ def test_the_snippet_of_the_card_runs_and_says_what_predict_says(place, kind, tm
     assert (name, float(probability)) == (row["class"], pytest.approx(row["probability"], abs=1e-5))
 
 
+def run_snippet(code: str) -> dict[str, object]:
+    """Run code, and return its names."""
+    names: dict[str, object] = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(compile(code, "snippet", "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("crop_pct", "size"), [(1.0, (40, 31)), (0.875, (57, 90)), (0.9, (301, 200)), (0.95, (28, 28))]
+)
+def test_the_snippet_s_own_preprocessing_is_that_of_timm(place, crop_pct, size, tmp_path, monkeypatch):
+    shutil.copy(place[0] / FILES["onnx"], tmp_path)
+    monkeypatch.chdir(tmp_path)
+    image = noise_image(3, size)
+    image.save("image.png")
+    about = {"input_size": [3, 28, 28], "crop_mode": "center", "interpolation": "bicubic"}
+    code = snippet("onnx", FILES["onnx"], 64, about, {}).replace('about["crop_pct"]', str(crop_pct))
+    config = {"mean": [0.299042] * 3, "std": [0.355356] * 3, "crop_pct": crop_pct, "interpolation": "bicubic"}
+    expected = create_transform((3, 28, 28), **config, is_training=False)(image)
+    np.testing.assert_allclose(run_snippet(code)["pixels"][0], expected.numpy(), atol=1e-6)
+
+
+def test_where_timm_s_transform_is_no_plain_one_the_snippet_calls_it(place, tmp_path, monkeypatch):
+    shutil.copy(place[0] / FILES["onnx"], tmp_path)
+    monkeypatch.chdir(tmp_path)
+    noise_image(3, (40, 31)).save("image.png")
+    about = {"input_size": [3, 28, 28], "crop_mode": "center", "interpolation": "bicubic"}
+    plain, general = (
+        run_snippet(snippet("onnx", FILES["onnx"], 64, about | {"crop_mode": mode}, {}))
+        for mode in ("center", "squash")
+    )
+    assert "transform" not in plain
+    assert "transform" in general
+    np.testing.assert_allclose(plain["probabilities"], general["probabilities"], atol=1e-6)
+
+
 def frozen(architecture: str, **options: object) -> Backbone:
     """Return a backbone with random weights."""
     torch.manual_seed(0)
@@ -201,7 +241,7 @@ def test_architectures_of_timm_are_merged(architecture):
     ("architecture", "said"),
     [
         ("deit_tiny_distilled_patch16_224", "has 2 classifiers, and the head is one"),
-        ("levit_128s", "more than a linear classifier behind features"),
+        ("efficientvit_m0", "more than a linear classifier behind features"),
     ],
 )
 def test_an_architecture_with_more_behind_its_features_is_refused(architecture, said):
@@ -294,9 +334,6 @@ def test_an_architecture_that_cannot_be_exported_is_one_line(place, tmp_path, mo
 
 
 def test_a_head_tuned_on_ready_features_is_exported_alone(tmp_path):
-    from builders import write_npz
-    from deployed import quick_finetune
-
     rng = np.random.default_rng(0)
     arrays = {}
     for split, count in (("train", 20), ("val", 12)):

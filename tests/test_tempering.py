@@ -77,7 +77,7 @@ def test_of_many_validation_samples_some_are_taken(case, monkeypatch):
 
 def calibrate_all(heads, plan):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tempering, "_CELLS", 1 << 22)
+        patch.setattr(tempering, "_CELLS", 1 << 20)
         return calibrate(heads, plan, None).temperature
 
 

@@ -31,8 +31,13 @@ print(about["class_names"][int(probabilities.argmax())], float(probabilities.max
 
 _TRANSFORM = """\
 transform = create_transform(
-    input_size=tuple(about["input_size"]), mean=about["mean"], std=about["std"], crop_pct=about["crop_pct"],
-    crop_mode=about["crop_mode"], interpolation=about["interpolation"], is_training=False,
+    input_size=tuple(about["input_size"]),
+    mean=about["mean"],
+    std=about["std"],
+    crop_pct=about["crop_pct"],
+    crop_mode=about["crop_mode"],
+    interpolation=about["interpolation"],
+    is_training=False,
 )
 """
 

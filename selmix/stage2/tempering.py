@@ -12,7 +12,7 @@ from selmix.predictions import logit_blocks
 from selmix.ranks import ALONE, Ranks
 from selmix.stage2.crossfit import CrossFit
 
-_CELLS, _FEWEST = 1 << 22, 512  # logits to fit on, and samples if there are very many classes
+_CELLS, _FEWEST = 1 << 20, 128  # logits to fit on, and samples if there are very many classes
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ def calibrate(heads: list[LinearHead], plan: CrossFit, test: LabeledFeatures | N
     tempered = logits.double()
     for own in fold.unique().tolist():
         others = fold != own
-        tempered[~others] /= fit_temperature(logits[others], labels[others]) if others.any() else temperature
+        tempered[~others] /= (
+            fit_temperature(logits[others], labels[others], start=temperature) if others.any() else temperature
+        )
     figures = {"val": _figures([({"plain": logits, "calibrated": tempered}, labels)])}
     if test is not None:
         blocks = (
