@@ -37,8 +37,10 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, *, start: float 
 
     With u = 1 / T the mean of f(u) = log sum_j exp(u z_j) - u z_y is convex: its slope is the mean of E[z] - z_y, its
     curvature that of Var[z], z distributed as softmax(u z). Newton's steps find the zero of the slope, bisection where
-    a step leaves the bracket. Labels that are all right by a margin would have T = 0, and get the lower end; 1 if T
-    makes no difference.
+    a step leaves the bracket.
+
+    T is 1 where the labels do not tell: if T makes no difference, and if even T = 0.05 is not sure enough for them. So
+    it is where all are right by a margin, for which T = 0 would be likeliest: too few have been seen to promise that.
 
     Args:
         logits: [n, k], n at least 1, finite.
@@ -55,6 +57,8 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor, *, start: float 
         mean = weighted.sum(1)
         return float(mean.mean()), float((weighted.mul_(logits).sum(1) - mean.square()).mean())
 
+    if slope(1 / LOWEST_TEMPERATURE)[0] < 0:
+        return 1.0
     low, high = 1 / HIGHEST_TEMPERATURE, 1 / LOWEST_TEMPERATURE
     inverse = 1 / start
     for _ in range(_STEPS):

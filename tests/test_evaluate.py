@@ -183,6 +183,7 @@ def test_other_classes_of_images_are_one_line(place, tmp_path):
     assert "it lacks bee and adds wasp" in done[2]
     assert run("evaluate", place / "run", "--data", place / "data", "--split", "val", "--features", "x")[0] == 2
     assert run("evaluate", place / "run", "--data", tmp_path / "nowhere")[0] == 3
+    assert "go with --data" in run("evaluate", place / "run", "--backbone", BACKBONE)[2]
 
 
 def test_a_run_that_is_damaged_or_old_or_another_is_one_line(place, tmp_path):

@@ -329,7 +329,16 @@ def test_an_architecture_that_cannot_be_exported_is_one_line(place, tmp_path, mo
     monkeypatch.setattr(onnx_graph.torch.onnx, "export", fail)
     done = run("export", place[0] / "run", "--format", "onnx", "--out", tmp_path / "a.onnx", "--quiet")
     assert done[0] == 3
-    assert "PyTorch cannot export cifar_resnet32 to ONNX (no such operator); take --format timm" in done[2]
+    assert "cifar_resnet32 cannot be exported to ONNX (no such operator); take --format timm" in done[2]
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_graph_that_onnxruntime_refuses_is_one_line(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "onnx_graph", lambda *_: b"no graph")
+    done = run("export", place[0] / "run", "--format", "onnx", "--out", tmp_path / "a.onnx", "--quiet")
+    assert done[0] == 3
+    assert "onnxruntime does not take the graph" in done[2]
+    assert done[2].count("\n") == 1
     assert not any(tmp_path.iterdir())
 
 

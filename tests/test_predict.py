@@ -143,6 +143,18 @@ def test_a_bad_image_is_refused_or_named_and_left_out(place, tmp_path):
     assert list(json.loads(stdout)["left_out"]) == [str(folder / "3.png")]
 
 
+def test_a_file_that_a_manifest_names_may_be_missing_if_bad_images_are_left_out(place, tmp_path):
+    shutil.copy(place / "data" / "val" / "ant" / "0.png", tmp_path)
+    (tmp_path / "list.csv").write_text("path\n0.png\ngone.png\n")
+    code, stdout, _ = run(
+        "predict", place / "run", tmp_path / "list.csv", "--on-bad-image", "skip", "--json", "--quiet"
+    )
+    assert code == 0
+    document = json.loads(stdout)
+    assert [row["path"] for row in document["predictions"]] == ["0.png"]
+    assert list(document["left_out"]) == ["gone.png"]
+
+
 def test_all_images_bad_is_an_empty_sheet(place, tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     words = ("predict", place / "run", tmp_path / "a.png", "--on-bad-image", "skip", "--quiet")

@@ -54,6 +54,8 @@ def evaluate(
     with alone("evaluate", quiet=quiet, debug=debug):
         if data is not None and features is not None:
             raise UsageError("--data and --features exclude each other; give one, or none for the run's own")
+        if data is None and (backbone, arch) != (None, None):
+            raise UsageError("--backbone and --arch go with --data; features have been through it already")
         opened = open_run(run)
         if data is None:
             samples = samples_of_features(opened, features, split)

@@ -47,7 +47,11 @@ def _metrics(document: dict[str, Any]) -> Table:
     for name, value in after.items():
         shown = f"[bold]{printable(name)}[/bold]" if name == document["metric"] else printable(name)
         if before:
-            cells = [percent(before[name]), percent(value), points(None if value is None else value - before[name])]
+            cells = [
+                percent(before[name]),
+                percent(value),
+                points(None if None in (value, before[name]) else value - before[name]),
+            ]
             cells += [interval(*intervals["change"][name])] if name in intervals["change"] else []
         else:
             cells = [percent(value)]

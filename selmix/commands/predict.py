@@ -53,14 +53,15 @@ def predict(
     with alone("predict", quiet=quiet, debug=debug):
         if file is not None:
             check_sheet(file, overwrite=overwrite)
-        opened, images = open_run(run), named_images(paths)
+        skip = bad_image == extracting.OnBadImage.skip
+        opened, images = open_run(run), named_images(paths, skip_bad=skip)
         predictor = Predictor(
             backbone_of(opened, backbone, arch=arch),
             opened.head,
             choose_device(device),
             dtype=opened.dtype,
             temperature=opened.temperature if calibrated else 1.0,
-            skip_bad=bad_image == extracting.OnBadImage.skip,
+            skip_bad=skip,
         )
         layout, kept = Layout(opened.class_names, top), as_json and file is None
         with tempfile.TemporaryFile("w+", encoding="utf-8") if kept else nullcontext() as spool:

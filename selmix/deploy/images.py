@@ -22,12 +22,13 @@ logger = logging.getLogger("selmix")
 _WILD = ("*", "?", "[")
 
 
-def named_images(words: Sequence[str]) -> ImageSplit:
+def named_images(words: Sequence[str], *, skip_bad: bool = False) -> ImageSplit:
     """Return the images that words name, in their order, without labels.
 
     A word is an image file; a folder, with all images in it at any depth; a glob, with `**` for folders at any depth;
     or a .csv or .parquet manifest with a column `path`, relative to the manifest's folder. `ids` are the names that can
-    be opened from the working directory, and for a manifest those that stand in it.
+    be opened from the working directory, and for a manifest those that stand in it. With `skip_bad` a file that a
+    manifest names may be missing, and is a bad image when it is read.
 
     Raises:
         UsageError: if a word names nothing.
@@ -36,20 +37,20 @@ def named_images(words: Sequence[str]) -> ImageSplit:
     ids: list[str] = []
     files: list[str] = []
     for word in words:
-        own_ids, own_files = _of_word(word)
+        own_ids, own_files = _of_word(word, skip_bad)
         ids += own_ids
         files += own_files
     return ImageSplit(ids, None, FileImages(PathsUnder(Path(), files)))
 
 
-def _of_word(word: str) -> tuple[list[str], list[str]]:
+def _of_word(word: str, skip_bad: bool) -> tuple[list[str], list[str]]:
     """Return names to show and files to open."""
     path = Path(word).expanduser()
     if path.is_dir():
         found = _of_folder(path)
     elif path.is_file():
         if path.suffix.lower() in MANIFEST_ENDINGS:
-            return _of_manifest(path)
+            return _of_manifest(path, skip_bad)
         found = [str(path)]
     elif any(mark in word for mark in _WILD):
         found = _of_glob(str(path))
@@ -81,7 +82,7 @@ def _of_glob(pattern: str) -> list[str]:
     return found
 
 
-def _of_manifest(path: Path) -> tuple[list[str], list[str]]:
+def _of_manifest(path: Path, skip_bad: bool) -> tuple[list[str], list[str]]:
     findings: list[Finding] = []
     try:
         columns = read_columns(path, findings, required=("path",))
@@ -89,7 +90,7 @@ def _of_manifest(path: Path) -> tuple[list[str], list[str]]:
         raise DataError(f"{path} {error.args[0]}; {error.args[1]}") from error
     names = columns.of["path"].to_pylist()
     ids = image_ids(names, "", None)
-    gone = missing_files(path.parent, ids)
+    gone = [] if skip_bad else missing_files(path.parent, ids)
     if gone:
         what = f"no such file, the first is {path.parent / ids[gone[0]]}"
         columns.listing.refuse(gone, "missing file", what, missing_remedy(path.parent, ids[gone[0]]))

@@ -53,7 +53,7 @@ def onnx_graph(backbone: Backbone, head: LinearHead, metadata: dict[str, Any]) -
 
     Raises:
         UsageError: without the packages.
-        DataError: if PyTorch cannot export the architecture.
+        DataError: if PyTorch or ONNX cannot take the architecture.
     """
     onnx, _ = required()
     example = torch.zeros(2, *backbone.preprocessing["input_size"])
@@ -71,20 +71,19 @@ def onnx_graph(backbone: Backbone, head: LinearHead, metadata: dict[str, Any]) -
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
             )
-        except Exception as error:  # whatever a foreign architecture raises in the exporter
+            assert program is not None
+            graph = program.model_proto
+            for part in (graph.graph, *graph.functions):
+                _without_traces(part)
+            for name, value in metadata.items():
+                graph.metadata_props.add(key=name, value=json.dumps(value))
+            onnx.checker.check_model(graph)
+            content: bytes = graph.SerializeToString()
+        except Exception as error:  # whatever a foreign architecture, or one of 2 GB and more, raises in them
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise DataError(
-                f"PyTorch cannot export {backbone.architecture} to ONNX ({reason}); take --format timm"
+                f"{backbone.architecture} cannot be exported to ONNX ({reason}); take --format timm"
             ) from error
-    assert program is not None
-    graph = program.model_proto
-    _without_traces(graph.graph)
-    for function in graph.functions:
-        _without_traces(function)
-    for name, value in metadata.items():
-        graph.metadata_props.add(key=name, value=json.dumps(value))
-    onnx.checker.check_model(graph)
-    content: bytes = graph.SerializeToString()
     return content
 
 
@@ -104,5 +103,9 @@ def _without_traces(graph: Any) -> None:
 def onnx_logits(content: bytes) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return what onnxruntime makes of images, normalised [b, 3, h, w]: logits [b, k]."""
     _, onnxruntime = required()
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has error types of its own, of no common base
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"onnxruntime does not take the graph ({reason}); nothing was written") from error
     return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: images.contiguous().numpy()})[0])
