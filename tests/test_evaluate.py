@@ -86,6 +86,18 @@ def test_other_images_in_three_forms(place, tmp_path):
     assert by_split["recall"]["after"] == pytest.approx(recall_score(truth, found, average=None, labels=CLASSES))
 
 
+def test_a_manifest_of_the_whole_data_is_known_to_be_the_run_s(place):
+    rows = sorted((place / "data").rglob("*.png"))
+    names = [path.relative_to(place / "data").as_posix() for path in rows]
+    lines = [f"{name},{name.split('/')[1]},{name.split('/')[0]}" for name in names]
+    (place / "data" / "all.csv").write_text("\n".join(["path,label,split", *lines]) + "\n")
+    on_test = evaluated(place / "run", "--data", place / "data" / "all.csv")
+    assert on_test["after"] == result_of(place / "run")["after"]["test"]
+    document = evaluated(place / "run", "--data", place / "data" / "all.csv", "--split", "val")
+    assert document["support"] == list(COUNTS["val"])
+    assert document["optimistic"] is True
+
+
 def test_a_bad_image_is_refused_or_left_out(place, tmp_path):
     data = write_striped(tmp_path / "new", {"test": (4, 6, 5)})
     (data / "test" / "bee" / "2.png").write_bytes(b"no image")

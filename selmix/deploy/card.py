@@ -6,6 +6,7 @@ from typing import Any
 
 from selmix.deploy.opening import Run
 from selmix.deploy.parity import Parity
+from selmix.deploy.sheets import printable
 from selmix.deploy.snippets import snippet
 from selmix.head_file import public_metric
 
@@ -76,9 +77,7 @@ def cell(text: object) -> str:
     >>> cell("a|b <i>")
     'a\\|b &lt;i&gt;'
     """
-    return _MARKS.sub(
-        r"\\\1", html.escape(" ".join(str(text).encode("utf-8", "backslashreplace").decode().split()), quote=False)
-    )
+    return _MARKS.sub(r"\\\1", html.escape(" ".join(printable(str(text)).split()), quote=False))
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:

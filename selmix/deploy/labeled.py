@@ -86,10 +86,12 @@ def labeled_images(spec: str, split: str, run: Run) -> tuple[ImageSplit, ImageDa
     findings: list[Finding] = []
     rows: Rows | None = None
     if path.suffix.lower() in MANIFEST_ENDINGS:
-        manifest = read_manifest(path, root=path.parent, prefix="", findings=findings, only=split)
-        said(findings, spec)
-        assert manifest is not None
-        rows = manifest[split]
+        everything = read_manifest(path, root=path.parent, prefix="", findings=[])
+        if everything is None or split not in everything:  # no data set with a train split, so all of it is meant
+            manifest = read_manifest(path, root=path.parent, prefix="", findings=findings, only=split)
+            said(findings, spec)
+            assert manifest is not None, "rows are missing only where a finding says why"
+            rows = manifest[split]
     elif path.is_dir() and (path / split).is_dir() and not (path / "train").is_dir():
         rows = read_folder(path, split, split, findings)
     elif path.is_dir() and not any((path / name).exists() for name in (*SPLITS, "data.toml")) and _has_class(path, run):

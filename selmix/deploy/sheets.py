@@ -79,12 +79,9 @@ class _Csv:
 
 class _Parquet:
     def __init__(self, path: Path, layout: Layout, stack: ExitStack) -> None:
-        words = ("path", "class", "class_")
-        kinds = [
-            pa.string() if name in words[:2] or (layout.top and name.startswith(words[2])) else pa.float32()
-            for name in layout.columns
-        ]
-        self._schema = pa.schema([pa.field(name, kind) for name, kind in zip(layout.columns, kinds, strict=True)])
+        text = [name in ("path", "class") or bool(layout.top and name.startswith("class_")) for name in layout.columns]
+        kinds = [pa.string() if own else pa.float32() for own in text]
+        self._schema = pa.schema(list(zip(layout.columns, kinds, strict=True)))
         self._waiting: list[_Row] = []
         self._height = max(1, _GROUP // len(layout.columns))
         self._file = stack.enter_context(pq.ParquetWriter(path, self._schema))
