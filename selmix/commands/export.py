@@ -32,7 +32,7 @@ def export(
     """Write a file to deploy, and a model card beside it.
 
     head: weight and bias, with class names, preprocessing and scores. timm: backbone and head as one checkpoint for
-    timm.create_model. onnx: the same as a graph (pip install 'selmix[onnx]'). The last two are compared with backbone
+    timm.create_model. onnx: the same as a graph; it needs the extra named onnx. The last two are compared with backbone
     and head on real images, and nothing is written if they differ. docs/deploy.md tells how to load them.
 
     Examples: selmix export runs/a --format onnx --out a.onnx; selmix export runs/a --format timm --out a.safetensors
