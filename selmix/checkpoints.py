@@ -172,8 +172,13 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[st
 
     The metadata go into one entry, `selmix`, as JSON: several entries would be written in random order.
     """
+    write_atomically(path, packed_tensors(tensors, metadata))
+
+
+def packed_tensors(tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> bytes:
+    """Return the bytes that `save_tensors` writes."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, safetensors.torch.save(plain, {"selmix": json.dumps(metadata)}))
+    return safetensors.torch.save(plain, {"selmix": json.dumps(metadata)})
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -1,6 +1,8 @@
 """From what the user named, ready features or images and a backbone, to the features that stage two works on."""
 
+import json
 import logging
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ import torch
 from selmix.agreement import together
 from selmix.backbones import Backbone, load_backbone
 from selmix.data.assembly import digest_of_images
+from selmix.data.cifar import KINDS
 from selmix.data.images import ImageData
 from selmix.data.sources import open_images
 from selmix.data.unlabeled import pool_alone, with_pool
@@ -23,6 +26,7 @@ from selmix.features.survey import bad_images
 from selmix.heads import LinearHead
 from selmix.ranks import ALONE, Ranks
 from selmix.recipe import NO_POOL, CompareRecipe, ExtractRecipe, FinetuneRecipe
+from selmix.shipped import PREFIX
 
 logger = logging.getLogger("selmix")
 
@@ -71,6 +75,7 @@ def features_of_images(
     return replace(
         data,
         head=head,
+        origin=_origin(recipe, backbone),  # that in the cache may be another one of the same digests
         seconds={"extract": time.perf_counter() - started},
         cache=data.cache | {"reused": not any(own.images for own in filled)},
     )
@@ -149,7 +154,38 @@ def _filled(
         head=head,
         workers=recipe.workers,
         about=recipe.model_dump(include=named, exclude_none=True),
+        origin=_origin(recipe, backbone),
         ranks=ranks,
         track=track,
     )
     return fill_cache(filling, None if recipe.cache is None else Path(recipe.cache))
+
+
+def _origin(recipe: ExtractRecipe, backbone: Backbone) -> dict[str, Any]:
+    """Return what opens backbone and images again, whatever folder one works in, and what the backbone is."""
+    return {
+        "backbone": _rooted(recipe.backbone),
+        "data": _rooted(recipe.data),
+        "arch": recipe.arch,
+        "overrides": recipe.model_dump(include={"input_size", "mean", "std"}, mode="json"),
+        "architecture": backbone.architecture,
+        "preprocessing": plain_preprocessing(backbone),
+    }
+
+
+def plain_preprocessing(backbone: Backbone) -> dict[str, Any]:
+    """Return what happens to an image before the backbone, as JSON has it."""
+    plain: dict[str, Any] = json.loads(json.dumps(backbone.preprocessing))
+    return plain
+
+
+def _rooted(spec: str) -> str:
+    """Return a specification of a backbone or of data with its path, if it has one, from the root."""
+    start, mark, path = "", "", spec
+    if spec.startswith(PREFIX) or (spec.startswith("timm:") and "@" not in spec):
+        return spec
+    if spec.startswith("timm:"):
+        start, mark, path = spec.partition("@")
+    elif spec.partition(":")[0] in KINDS:
+        start, mark, path = spec.partition(":")
+    return f"{start}{mark}{os.path.abspath(Path(path).expanduser())}"

@@ -25,6 +25,7 @@ from selmix.stage2.pool_use import PoolUse, room
 from selmix.stage2.refine import Refined, refine
 from selmix.stage2.settings import RefineSettings
 from selmix.stage2.starts import best_start
+from selmix.stage2.tempering import Calibration, calibrate
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Tuning:
             optimistic there. Test is looked at once, at the end.
         rows: split -> confusion row of every sample that was evaluated, int64 [n], in the order of the predictions.
         support: split -> samples of each class and group, int64 [k, g].
+        calibration: the temperature of the tuned head.
         unlabeled_count: images in the unlabeled pool.
         pool: what became of it, with the pseudo-labels by the tuned heads where it was used; None if there is none.
         seconds: what was spent: `extract`, `tune`, and `diagnose` where that was asked for.
@@ -58,6 +60,7 @@ class Tuning:
     evaluations: dict[str, dict[str, Evaluation]]
     rows: dict[str, torch.Tensor]
     support: dict[str, torch.Tensor]
+    calibration: Calibration
     unlabeled_count: int
     seconds: dict[str, float]
     pool: PoolUse | None = None
@@ -179,6 +182,7 @@ def _tune(
         evaluations=evaluations,
         rows=rows,
         support=_support(data),
+        calibration=calibrate(refined.heads, plan, data.splits.get("test")),
         unlabeled_count=data.unlabeled_count,
         seconds=seconds,
         pool=pool,

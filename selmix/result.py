@@ -23,6 +23,7 @@ from selmix.seeding import numpy_generator, torch_generator
 SCHEMA = 1
 HEADS = ("before", "balanced", "after")
 REPLICATES = 1000
+BOOTSTRAP = "bootstrap"  # the stream of random numbers of intervals on test
 
 
 def describe(
@@ -59,9 +60,12 @@ def describe(
     document["groups"] = _groups(tuning) if data.group_names else None
     metrics = document["after"]["val"]
     return document | {
-        "undefined": {
-            name: UNDEFINED.get(name, UNDEFINED_OTHERWISE) for name, value in metrics.items() if value is None
-        },
+        "calibration": {
+            "temperature": tuning.calibration.temperature,
+            "samples": tuning.calibration.samples,
+        }
+        | tuning.calibration.figures,
+        "undefined": undefined(metrics),
         "interval": _intervals(tuning, metric, seed, memory) if "test" in evaluations else {},
         "constraints": _constraints(tuning, constraints, seed) if constraints else [],
         "diagnosis": {name: agreements(own) for name, own in tuning.diagnoses.items()} or None,
@@ -73,16 +77,27 @@ def describe(
         "steps": tuning.refined.steps,
         "best_step": tuning.refined.best_step,
         "seconds": {name: round(value, 3) for name, value in tuning.seconds.items()},
-        "versions": {
-            "selmix": selmix.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "timm": timm.__version__,
-            "numpy": np.__version__,
-        },
+        "versions": versions(),
         "digests": data.digests,
+        "origin": data.origin or None,
         "features": data.cache or None,
+    }
+
+
+def undefined(metrics: dict[str, float | None]) -> dict[str, str]:
+    """Return why metrics have no value, for those that have none."""
+    return {name: UNDEFINED.get(name, UNDEFINED_OTHERWISE) for name, value in metrics.items() if value is None}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what a number depends on."""
+    return {
+        "selmix": selmix.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "timm": timm.__version__,
+        "numpy": np.__version__,
     }
 
 
@@ -112,7 +127,7 @@ def _constraints(tuning: Tuning, constraints: Sequence[Constraint], seed: int) -
             [predictions],
             num_classes,
             replicates=REPLICATES,
-            generator=torch_generator(seed, "bootstrap"),
+            generator=torch_generator(seed, BOOTSTRAP),
             groups=groups,
         )
         kept["test"] = feasibility(constraints, counts, (own for (own,) in drawn))
@@ -143,7 +158,7 @@ def _intervals(tuning: Tuning, metric: Metric, seed: int, memory: Memory | None)
         defined_statistics(tuning.groups, metric, memory=memory),
         len(tuning.data.class_names),
         replicates=REPLICATES,
-        generator=torch_generator(seed, "bootstrap"),
+        generator=torch_generator(seed, BOOTSTRAP),
         groups=tuning.data.num_groups,
     )
     values = {

@@ -15,6 +15,7 @@ from selmix.audit.table import remove_tables, write_table
 from selmix.checkpoints import save_tensors, write_atomically
 from selmix.errors import UsageError
 from selmix.features.labeled import FeatureData
+from selmix.head_file import head_metadata
 from selmix.pipeline import Tuning
 from selmix.ranks import ALONE, Ranks
 from selmix.report.record import RECORD, REPORT, write_record
@@ -92,13 +93,7 @@ def write_run(
     if not ranks.leads:
         return
     head = tuning.head
-    metadata = {
-        "class_names": tuning.data.class_names,
-        "metric": document["metric"],
-        "digests": tuning.data.digests,
-        "version": document["versions"]["selmix"],
-    }
-    save_tensors({"weight": head.weight, "bias": head.bias}, out / "head.safetensors", metadata)
+    save_tensors({"weight": head.weight, "bias": head.bias}, out / "head.safetensors", head_metadata(document))
     write_atomically(out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in tuning.refined.history))
     write_atomically(out / "recipe.toml", tomli_w.dumps(request))
     write_record(out, tuning)

@@ -1,8 +1,16 @@
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
+from scipy.special import softmax
+from sklearn.metrics import log_loss
 
-from selmix.calibration import expected_calibration_error, reliability
+from selmix.calibration import (
+    expected_calibration_error,
+    fit_temperature,
+    negative_log_likelihood,
+    reliability,
+)
 
 
 def naive_error(confidence: list[float], correct: list[bool], bins: int) -> float:
@@ -97,3 +105,62 @@ def test_error_agrees_with_the_loop_over_bins(bins):
     expected = naive_error(confidence.tolist(), correct.tolist(), bins)
     assert expected_calibration_error(confidence, correct, bins=bins) == pytest.approx(expected, abs=1e-12)
     assert expected > 0.05
+
+
+def drawn_logits(seed: int, *, count: int = 400, classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits whose labels are drawn from softmax(logits / 2)."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 4 * torch.randn(count, classes, generator=generator)
+    return logits, (logits / 2).softmax(1).multinomial(1, generator=generator)[:, 0]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("stretch", [0.25, 1.0, 5.0])
+def test_the_temperature_is_what_another_optimiser_finds(seed, stretch):
+    logits, labels = drawn_logits(seed)
+    logits = stretch * logits
+
+    def mean_loss(log_temperature: float) -> float:
+        return log_loss(labels, softmax(logits.double().numpy() / np.exp(log_temperature), axis=1))
+
+    found = minimize_scalar(mean_loss, bounds=(-3, 3), method="bounded", options={"xatol": 1e-9})
+    temperature = fit_temperature(logits, labels)
+    assert temperature == pytest.approx(np.exp(found.x), rel=1e-5)
+    assert mean_loss(np.log(temperature)) <= found.fun + 1e-12
+    assert temperature == pytest.approx(2 * stretch, rel=0.25)  # what they were drawn with
+
+
+def test_the_loss_is_that_of_scikit_learn():
+    logits, labels = drawn_logits(7)
+    expected = log_loss(labels, softmax(logits.double().numpy(), axis=1))
+    assert float(negative_log_likelihood(logits, labels).mean()) == pytest.approx(expected, rel=1e-12)
+    far = torch.tensor([[0.0, 1e4]])
+    assert negative_log_likelihood(far, torch.tensor([0])).tolist() == [1e4]
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "expected"),
+    [
+        ([[3.0, 0.0], [0.0, 2.0]], [0, 1], 1.0),  # all right: the sharper the better, without end
+        ([[3.0, 0.0], [0.0, 2.0]], [1, 0], 20.0),  # all wrong: the flatter the better
+        ([[1.0, 1.0], [2.0, 2.0]], [0, 1], 1.0),  # no temperature changes anything
+        ([[1.0, 0.0]] * 4, [0, 0, 0, 1], 1 / np.log(3)),  # sigmoid(u) = 3 / 4
+    ],
+)
+def test_temperatures_at_the_ends_and_by_hand(logits, labels, expected):
+    assert fit_temperature(torch.tensor(logits), torch.tensor(labels)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_logits_far_apart_do_no_harm():
+    logits = torch.tensor([[1e6, 0.0], [0.0, 1e6], [1e6, 0.0]])
+    assert fit_temperature(logits, torch.tensor([0, 1, 1])) == pytest.approx(20)
+
+
+def test_a_start_changes_the_steps_and_not_the_answer(monkeypatch):
+    logits, labels = drawn_logits(3, count=20_000, classes=10)
+    expected, steps, softmax_of = fit_temperature(logits, labels), [], torch.Tensor.softmax
+    monkeypatch.setattr(torch.Tensor, "softmax", lambda own, axis: steps.append(axis) or softmax_of(own, axis))
+    for start in (1.01 * expected, 0.1, 10.0):
+        steps.clear()
+        assert fit_temperature(logits, labels, start=start) == pytest.approx(expected, rel=1e-8)
+        assert len(steps) <= (5 if start == 1.01 * expected else 20)

@@ -43,6 +43,11 @@ class Backbone:
     pixels: Callable[[Image.Image], torch.Tensor] | None = None
     trained_on: str | None = None
 
+    @property
+    def architecture(self) -> str:
+        """Return timm's name of the model, which builds it again."""
+        return str(getattr(self.model, "pretrained_cfg", {}).get("architecture", ""))
+
     def head_for(self, class_names: list[str]) -> LinearHead | None:
         """Return the head with its classes in the given order, or None if it does not know just these by name."""
         if self.head is None or self.class_names is None:

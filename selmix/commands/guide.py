@@ -34,6 +34,21 @@ GUIDE: dict[str, tuple[str, list[str]]] = {
     ),
     "report": (TUNE, ["selmix report runs/a"]),
     "extract": (TUNE, ["selmix extract --backbone shipped:fashion_resnet32 --data my_images --out features"]),
+    "predict": (
+        DEPLOY,
+        [
+            "selmix predict runs/b new_images --out predictions.csv",
+            "selmix predict runs/b 'new_images/*.jpg' --top 2 --calibrated",
+        ],
+    ),
+    "evaluate": (DEPLOY, ["selmix evaluate runs/b", "selmix evaluate runs/b --data my_images --split val --json"]),
+    "export": (
+        DEPLOY,
+        [
+            "selmix export runs/b --format onnx --out b.onnx",
+            "selmix export runs/b --format timm --out b.safetensors",
+        ],
+    ),
     "run": (
         TRAIN,
         [

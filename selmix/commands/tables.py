@@ -18,7 +18,8 @@ def interval(low: float, high: float) -> str:
     return f"{100 * low:+.1f} .. {100 * high:+.1f}"
 
 
-def _points(change: float | None, *, up_is_good: bool = True) -> str:
+def points(change: float | None, *, up_is_good: bool = True) -> str:
+    """Return a change in points, coloured."""
     if change is None:
         return "-"
     colour = "dim" if change == 0 else "green" if (change > 0) == up_is_good else "red"
@@ -39,7 +40,7 @@ def class_table(document: dict[str, Any], split: str) -> Table:
             escape(name),
             str(count),
             *map(percent, (before, balanced, after)),
-            _points(None if after is None else after - before),
+            points(None if after is None else after - before),
         )
     return table
 
@@ -59,7 +60,7 @@ def group_table(document: dict[str, Any], split: str) -> Table:
                 before, balanced, after = (
                     groups["recall"][head][split][label][group] for head in ("before", "balanced", "after")
                 )
-                shown = *map(percent, (before, balanced, after)), _points(after - before)
+                shown = *map(percent, (before, balanced, after)), points(after - before)
                 table.add_row(escape(class_name), escape(name), *map(str, counts), *shown)
     return table
 
@@ -78,7 +79,7 @@ def metric_table(document: dict[str, Any], split: str) -> Table:
             percent(before),
             percent(balanced),
             percent(after),
-            _points(None if after is None else after - before),
+            points(None if after is None else after - before),
         ]
         if name in intervals:
             low, high = intervals[name]

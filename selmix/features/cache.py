@@ -5,7 +5,7 @@ import io
 import json
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,7 @@ class Sidecar:
         group_names: the groups of samples.
         files: name of a file of labels (of the pool: for the audit), groups, ids or the head -> its sha256.
         complete: whether all blocks were there once.
+        origin: backbone and images, so that they can be opened again; empty in older caches.
     """
 
     identity: Identity
@@ -106,6 +107,7 @@ class Sidecar:
     group_names: list[str]
     files: dict[str, str]
     complete: bool = False
+    origin: dict[str, Any] = field(default_factory=dict)
 
     @property
     def parts(self) -> list[Part]:

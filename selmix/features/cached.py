@@ -1,6 +1,7 @@
 """Opening a feature cache: every block is verified before a row of it is given out."""
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,9 +107,10 @@ def _load(folders: list[Path], ranks: Ranks, images: ImageData | None) -> Featur
         head=None if weight is None else LinearHead(torch.from_numpy(weight), torch.from_numpy(bias)),
         digests={"data": sidecar.identity.data, "backbone": sidecar.identity.backbone}
         | ({"unlabeled": homes["unlabeled"][1].identity.data} if len(folders) > 1 else {}),
+        origin=sidecar.origin,
         seconds={"extract": 0.0},
         cache={
-            "folder": str(folder),
+            "folder": os.path.abspath(folder),
             "reused": True,
             "dtype": sidecar.identity.dtype,
             "views": sidecar.identity.views,

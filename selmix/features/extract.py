@@ -173,15 +173,31 @@ def extract_features(
         DataError: if an image cannot be read.
         RuntimeError: if the forward passes changed the backbone, which is a fault of the model's code.
     """
+    blocks = []
     engine = Engine(backbone, device)
-    tasks = [Task("", range(len(split.ids)))]
-    batches = Batches({"": split}, tasks, engine.transform, batch_size=batch_size or engine.batch_size())
-    progress, blocks = Progress(track, len(split.ids)), []
-    with closing(engine.features(read_ahead(batches, workers=workers))) as results:
-        for batch, features in results:
-            for fault in batch.faults.values():
+    with closing(feature_batches(engine, split, batch_size=batch_size, workers=workers, track=track)) as results:
+        for _, features, faults in results:
+            for fault in faults.values():
                 raise DataError(fault)
             blocks.append(features)
+    return torch.cat(blocks)
+
+
+def feature_batches(
+    engine: Engine, split: ImageSplit, *, batch_size: int | None = None, workers: int = 0, track: Track | None = None
+) -> Generator[tuple[int, torch.Tensor, dict[int, str]], None, None]:
+    """Yield the features [b, d] of a split's images in order, each batch with the position of its first image.
+
+    The third is why images of the batch could not be read, by their place in it; their features mean nothing. The
+    other arguments are those of `extract_features`.
+    """
+    tasks = [Task("", range(len(split.ids)))]
+    batches = Batches({"": split}, tasks, engine.transform, batch_size=batch_size or engine.batch_size())
+    progress, first = Progress(track, len(split.ids)), 0
+    decoded = read_ahead(batches, workers=workers, pinned=engine.device.type == "cuda")
+    with closing(decoded), closing(engine.features(decoded)) as results:
+        for batch, features in results:
+            yield first, features, batch.faults
+            first += len(features)
             progress.advance(len(features))
     progress.close()
-    return torch.cat(blocks)

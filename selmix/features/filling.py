@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -41,6 +42,7 @@ class Filling:
         head: the classifier that came with the backbone, for the class table of the images.
         workers: processes that decode; by the number of images and processors, if not given.
         about: names of backbone and data, for the record.
+        origin: backbone and images, so that they can be opened again.
         ranks: the processes that share the work; each extracts the blocks b with b % count == rank.
         track: wraps the loop over images to show progress.
     """
@@ -54,6 +56,7 @@ class Filling:
     head: LinearHead | None = None
     workers: int | None = None
     about: dict[str, str] = field(default_factory=dict)
+    origin: dict[str, Any] = field(default_factory=dict)
     ranks: Ranks = ALONE
     track: Track | None = None
 
@@ -73,6 +76,7 @@ class Filling:
             class_names=images.class_names,
             group_names=images.group_names,
             files={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+            origin=self.origin,
         )
 
     def survey(self, folder: Path, sidecar: Sidecar) -> list[Fault]:

@@ -100,6 +100,7 @@ class FeatureData:
         head: the classifier that came with the features, for this class table; None if there is none.
         unlabeled: the unlabeled pool; None if there is none.
         digests: what was read: `data`, and `backbone` where there was one.
+        origin: backbone and images that the features come from, as `selmix.extraction` tells; empty if unknown.
         seconds: what was spent: `extract`.
         cache: of features that lie in one: its folder, whether it was `reused`, dtype, views and `bad_images`.
         ranks: the processes, each with a part of every split, of the pool and of `ids`; the rest is the same for all.
@@ -112,6 +113,7 @@ class FeatureData:
     head: LinearHead | None = None
     unlabeled: UnlabeledFeatures | None = None
     digests: dict[str, str] = field(default_factory=dict)
+    origin: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     cache: dict[str, Any] = field(default_factory=dict)
     ranks: Ranks = ALONE
