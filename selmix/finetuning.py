@@ -177,5 +177,5 @@ def _run(job: _Job, recipe: FinetuneRecipe, out: Path, command: str) -> dict[str
         write_diagnosis(out, describe_diagnosis(tuning, job.metric))
     write_run(out, document, tuning, request, audit=audit)
     if lead:
-        report_or_warn(out)
+        report_or_warn(out, tuning, audit)
     return document
