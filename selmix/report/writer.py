@@ -1,5 +1,6 @@
 """The page itself: `report.html` of a run, of several seeds, or of a comparison."""
 
+import contextlib
 import logging
 import tomllib
 from pathlib import Path
@@ -66,7 +67,8 @@ def report_or_warn(folder: Path, tuning: Tuning | None = None, audit: PoolAudit 
             write_samples(folder, tuning, audit)
         write_report(folder)
     except Exception as error:  # whatever it is, it must not cost a finished run
-        (folder / REPORT).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (folder / REPORT).unlink(missing_ok=True)
         reason = " ".join(str(error).split()) or type(error).__name__
         logger.warning("the run is complete in %s, but there is no report of it: %s", folder, reason)
 
