@@ -191,5 +191,5 @@ def run_job(
         write_diagnosis(out, describe_diagnosis(tuning, metric))
     write_run(out, document, tuning, request, audit=audit)
     if job.data.ranks.leads:
-        report_or_warn(out)
+        report_or_warn(out, tuning, audit)
     return document, tuning

@@ -18,8 +18,8 @@ from selmix.features.labeled import FeatureData
 from selmix.head_file import head_metadata
 from selmix.pipeline import Tuning
 from selmix.ranks import ALONE, Ranks
-from selmix.report.record import RECORD, REPORT, write_record
-from selmix.report.samples import SAMPLES, write_samples
+from selmix.report.record import RECORD, REPORT
+from selmix.report.samples import SAMPLES
 
 RESULT = "result.json"
 _SPLITS = "splits.json"
@@ -69,7 +69,7 @@ def _make(out: Path, *, overwrite: bool, result: str) -> None:
 def write_run(
     out: Path, document: dict[str, Any], tuning: Tuning, request: dict[str, Any], *, audit: PoolAudit | None = None
 ) -> None:
-    """Write the run: head, split ids, history, request, what a report needs, the audit of a pool and, last, the result.
+    """Write the run: head, split ids, history, request, the audit of a pool and, last, the result.
 
     Of several processes all must come here, and rank 0 writes. A million ids and more stay with the process that holds
     the samples: rank 3 writes them to `splits.rank3.json`, in the folder of that name on its own machine.
@@ -96,8 +96,6 @@ def write_run(
     save_tensors({"weight": head.weight, "bias": head.bias}, out / "head.safetensors", head_metadata(document))
     write_atomically(out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in tuning.refined.history))
     write_atomically(out / "recipe.toml", tomli_w.dumps(request))
-    write_record(out, tuning)
-    write_samples(out, tuning, audit)
     write_atomically(out / RESULT, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 

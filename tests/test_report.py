@@ -16,7 +16,6 @@ from test_commands import features, run
 
 from selmix.report import writer
 from selmix.report.reading import Run
-from selmix.report.writer import report_or_warn
 
 QUICK = ["steps=100", "start_steps=50", "folds=3"]
 EVIL = "<script>alert(1)</script>"
@@ -194,6 +193,7 @@ def test_the_matrices_are_those_of_the_predictions(runs):
     many = Run.read(runs["thousand"][0])
     assert many.confusion("after").shape == (100, 100)
     np.testing.assert_allclose(many.confusion("after").sum(1), 1)
+    assert (np.diff(many.place[many.order]) >= 0).all()  # the loop and the page know one order of the classes
     assert many.record["pair_drawn"].sum() == pytest.approx(1, abs=1e-4)
     assert (runs["thousand"][0] / "record.npz").stat().st_size < 1e6
 
@@ -313,19 +313,19 @@ def test_a_spoilt_folder_is_one_line_and_exit_code_3(runs, tmp_path, spoil, mess
     assert message in stderr
 
 
-def test_a_report_that_fails_costs_no_run(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("name", ["_page_of", "write_record", "write_samples"])
+def test_a_report_that_fails_costs_no_run(tmp_path, monkeypatch, caplog, name):
     few_replicates(monkeypatch)
 
     def broken(*_):
         raise ZeroDivisionError("no\nsuch luck")
 
-    monkeypatch.setattr(writer, "_page_of", broken)
+    monkeypatch.setattr(writer, name, broken)
     folder, stdout = finetuned(tmp_path, features({"train": (80, 20), "val": (30, 30)}))
     assert (folder / "result.json").is_file()
     assert (folder / "head.safetensors").is_file()
     assert not (folder / "report.html").exists()
     assert "report:" not in stdout
-    report_or_warn(folder)
     assert caplog.messages[-1] == f"the run is complete in {folder}, but there is no report of it: no such luck"
 
 

@@ -1,5 +1,6 @@
 """The page itself: `report.html` of a run, of several seeds, or of a comparison."""
 
+import contextlib
 import logging
 import tomllib
 from pathlib import Path
@@ -9,15 +10,18 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 import selmix
+from selmix.audit.document import PoolAudit
 from selmix.checkpoints import write_atomically
 from selmix.errors import DataError
+from selmix.pipeline import Tuning
 from selmix.report.course import constraints, pairs, steps
 from selmix.report.features import calibration, geometry
 from selmix.report.material import images, pool, repeat
 from selmix.report.outcome import headline, metrics, overview
 from selmix.report.perclass import classes, confusion
 from selmix.report.reading import Run, read_json, read_text
-from selmix.report.record import REPORT
+from selmix.report.record import REPORT, write_record
+from selmix.report.samples import write_samples
 from selmix.report.section import Section
 from selmix.report.several import comparison, seeds
 
@@ -49,12 +53,22 @@ def write_report(folder: Path, *, each: bool = False) -> Path:
     return folder / REPORT
 
 
-def report_or_warn(folder: Path) -> None:
-    """Write the report of a run that is complete; what goes wrong is one line, and the run stays what it is."""
+def report_or_warn(folder: Path, tuning: Tuning | None = None, audit: PoolAudit | None = None) -> None:
+    """Write the report of a run that is complete; what goes wrong is one line, and the run stays what it is.
+
+    Args:
+        folder: of the run.
+        tuning: of a single run, what stage two did; of this is written first what reports are made of.
+        audit: of its pool, if there is one.
+    """
     try:
+        if tuning is not None:
+            write_record(folder, tuning)
+            write_samples(folder, tuning, audit)
         write_report(folder)
     except Exception as error:  # whatever it is, it must not cost a finished run
-        (folder / REPORT).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (folder / REPORT).unlink(missing_ok=True)
         reason = " ".join(str(error).split()) or type(error).__name__
         logger.warning("the run is complete in %s, but there is no report of it: %s", folder, reason)
 

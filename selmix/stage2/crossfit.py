@@ -116,6 +116,11 @@ class CrossFit:
         return self.pool.ranks
 
     @property
+    def train_counts(self) -> torch.Tensor:
+        """Return the train samples of each class, int64 [k], of all processes."""
+        return self.ranks.total(torch.bincount(self.labels[: self.num_train], minlength=self.num_classes))
+
+    @property
     def class_members(self) -> list[ClassMembers]:
         """Return, for each head, the samples it may learn from, by class."""
         if self.groups == 1:

@@ -105,7 +105,7 @@ def refine(
 
     averaged, step, boost = weights.clone(), 0, 1.0
     labeled_at = -math.inf
-    trace = Trace(plan.class_counts, plan.groups, -(-settings.steps // settings.refresh), ascent.items)
+    trace = Trace(plan.train_counts, plan.groups, -(-settings.steps // settings.refresh), ascent.items)
     predictions = evidence.judge(weights)
     ascent.begin(predictions)
     trace.constrain(0, ascent.multipliers)
