@@ -7,74 +7,55 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import safetensors.torch
 import timm
 import torch
 from builders import write_photos
-from typer.main import get_command
 from typer.testing import CliRunner
 
 from selmix.commands import app
 
 ROOT = Path(__file__).parent.parent
-VERBS = set(get_command(app).commands)
 # pages need no good heads; settings behind a command change no more than that
-QUICK = {verb: ["steps=100", "start_steps=200"] for verb in ("demo", "finetune", "compare")}
+QUICK = {name: ["steps=100", "start_steps=200"] for name in ("demo", "finetune", "compare")}
 QUICK["compare"] += ["--seeds", "0"]
 
 
-class Step(NamedTuple):
-    """A command or a script of a page, and the verb of selmix that it needs: "" for none."""
-
-    needs: str
-    text: str
-
-    @property
-    def verb(self) -> str:
-        """The verb of a command; "" for a script."""
-        return self.text.split()[1] if self.text.startswith("selmix ") else ""
-
-    @property
-    def runs(self) -> bool:
-        """Whether the verb exists; one that does not is on its way from another branch."""
-        return not self.needs or self.needs in VERBS
+def verb(step: str) -> str:
+    """Return the verb of a command; "" for a script."""
+    return step.split()[1] if step.startswith("selmix ") else ""
 
 
 def blocks(page: str, language: str = "") -> list[str]:
     """Return the fenced blocks of a page (a path from the root) in a language; "" is none."""
-    return [text for _, own, text in _fenced(page) if own == language]
+    return [text for own, text in _fenced(page) if own == language]
 
 
-def steps(*pages: str) -> list[Step]:
-    """Return what the pages run, a command that several have once.
-
-    `<!-- needs: VERB -->` before a block names a verb that has to be there for it, beside those of its commands.
-    """
-    found: dict[str, Step] = {}
-    for needed, language, text in (block for page in pages for block in _fenced(page)):
+def steps(*pages: str) -> list[str]:
+    """Return the commands and the scripts of the pages in their order, what several have once."""
+    found: dict[str, None] = {}
+    for language, text in (block for page in pages for block in _fenced(page)):
         if language == "python":
-            found[text] = Step(needed, text)
+            found[text] = None
         for line in text.splitlines() if not language else []:
             if line.startswith("selmix "):
-                found.setdefault(line, Step(needed or line.split()[1], line))
-    return list(found.values())
+                found[line] = None
+    return list(found)
 
 
-def _fenced(page: str) -> list[tuple[str, str, str]]:
-    pattern = r"^(?:<!-- needs: (\w+) -->\n)?```(\w*)\n(.*?)^```$"
-    return re.findall(pattern, (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+def _fenced(page: str) -> list[tuple[str, str]]:
+    return re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
-def run(step: Step, folder: Path) -> None:
-    """Run a step in a folder."""
-    if not step.verb:
-        words = [sys.executable, "-c", step.text]
+def run(step: str, folder: Path) -> None:
+    """Run a command or a script in a folder."""
+    if not verb(step):
+        words = [sys.executable, "-c", step]
         subprocess.run(words, cwd=folder, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
         return
-    words = [*shlex.split(step.text)[1:], *QUICK.get(step.verb, [])]
+    words = [*shlex.split(step)[1:], *QUICK.get(verb(step), [])]
     here = Path.cwd()
     os.chdir(folder)
     try:

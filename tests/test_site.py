@@ -11,8 +11,6 @@ import pytest
 import selmix
 
 ROOT = Path(__file__).parent.parent
-# pages that other work brings: until they are there, links to them lead nowhere
-COMING = {"report.md", "deploy.md", "recipes.md", "sweep.md"}
 PROMISED = ["estimator.SelMixClassifier", "gains.gain_matrix", "metrics.get_metric", "metrics.logit_gradient"]
 
 
@@ -24,26 +22,18 @@ def site(tmp_path_factory):
         cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1", "NO_COLOR": "1"}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return folder, done.stderr
-
-
-def test_every_link_leads_somewhere(site):
-    _, said = site
-    missing = re.findall(r"reference to '([^']+)' is included in the 'nav'|contains a link '([^'#]+)", said)
-    assert not {nav or link for nav, link in missing} - {name for name in COMING if not (ROOT / "docs" / name).exists()}
+    return folder
 
 
 def test_the_contract_is_in_the_reference(site):
-    folder, _ = site
-    pages = "".join(page.read_text() for page in (folder / "api").glob("*.html"))
+    pages = "".join(page.read_text() for page in (site / "api").glob("*.html"))
     for name in PROMISED:
         assert f'id="selmix.{name}"' in pages, name
 
 
 def test_nothing_is_fetched_and_notes_stay_out(site):
-    folder, _ = site
-    assert not (folder / "dev").exists()
-    pages = list(folder.rglob("*.html"))
+    assert not (site / "dev").exists()
+    pages = list(site.rglob("*.html"))
     assert len(pages) >= 20
     for page in pages:
         fetched = re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"?(https?:[^\" >]+)", page.read_text())
