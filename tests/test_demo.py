@@ -64,7 +64,7 @@ def numbers(text: str) -> list[float]:
 
 def shown_output(page: str) -> list[str]:
     """Return the lines of output that a page shows."""
-    text = (ROOT / page).read_text().split("cores, and prints")[1]
+    text = (ROOT / page).read_text().split("and prints")[1]
     return text.split("```\n")[1].split("\n```")[0].splitlines()
 
 

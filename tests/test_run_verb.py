@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,6 +91,7 @@ def test_the_saved_recipe_gives_the_same_run(done):
     assert document["stage1"]["sha256"] == json.loads((out / "stage1" / "manifest.json").read_text())["sha256"]
     first, second = result_of(out / "stage2"), result_of(out.parent / "again" / "stage2")
     assert [own.pop("features")["reused"] for own in (first, second)] == [False, False]  # a cache of its own, each
+    assert [Path(own["origin"].pop("backbone")).parent.name for own in (first, second)] == ["done", "again"]
     assert first == second
     assert document["stage2"]["after"] == second["after"]
 
@@ -120,7 +122,9 @@ def test_an_interrupted_run_goes_on_and_a_finished_stage_is_reused(workplace, mo
     assert "finished run" in stderr
     code, _, stderr = run("run", "r.toml", "finetune.seeds=[0,1]", "--out", "cut", "--overwrite")
     assert code == 0
-    assert {path.name for path in (workplace / "cut" / "stage2").iterdir()} == {"seed0", "seed1", "seeds.json"}
+    assert {path.name for path in (workplace / "cut" / "stage2").iterdir()} == {
+        "report.html", "seed0", "seed1", "seeds.json"
+    }  # fmt: skip
     code, _, stderr = run("run", "r.toml", "finetune.seed=1", "--out", "cut", "--overwrite")
     assert (code, result_of(workplace / "cut" / "stage2")["seed"]) == (0, 1)
 
