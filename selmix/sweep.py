@@ -23,6 +23,7 @@ from selmix.pareto import WEIGHED, non_dominated, pareto_figure
 from selmix.pipeline import Tuning
 from selmix.ranks import ALONE, Ranks
 from selmix.recipe import FinetuneRecipe
+from selmix.report.writer import report_or_warn
 from selmix.run import run_folder
 from selmix.spread import constraints_over, spread
 
@@ -115,6 +116,7 @@ def finetune_sweep(
         split = "val" if summary["optimistic"] else "test"
         write_atomically(out / FIGURE, pareto_figure(summary, split))
         write_atomically(out / SWEEP, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+        report_or_warn(out)
     return summary
 
 

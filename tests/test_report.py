@@ -101,6 +101,7 @@ def runs(tmp_path_factory):
         groups = {f"{split}_groups": np.arange(sum(counts)) % 2 for split, counts in three.items()}
         made["groups"] = finetuned(root / "groups", features(three) | groups)
         made["seeds"] = finetuned(root / "seeds", features(three), "--seeds", "0..2")
+        made["sweep"] = finetuned(root / "sweep", features(three), "--metric", "macro_f1,0.5*accuracy + 0.5*min_recall")
         made["images"] = images_run(root / "images")
         chosen = ("--metric", "min_recall,mean_recall", "--methods", "given,ncm,selmix", "--seeds", "0,1")
         (root / "compare").mkdir()
@@ -137,7 +138,19 @@ class Page(HTMLParser):
         self.text += data
 
 
-NAMES = ["pool", "two", "no test", "hundred", "thousand", "constraints", "groups", "seeds", "images", "compare"]
+NAMES = [
+    "pool",
+    "two",
+    "no test",
+    "hundred",
+    "thousand",
+    "constraints",
+    "groups",
+    "seeds",
+    "images",
+    "compare",
+    "sweep",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -149,7 +162,7 @@ def test_every_run_writes_a_page_that_asks_for_nothing_and_escapes_names(runs, n
     assert page.tags.count("h1") == 1
     assert page.unnamed == []
     assert len(set(page.keys)) == len(page.keys) >= 3
-    assert all(ask.startswith(("#", "data:", "seed")) for ask in page.asks)
+    assert all(ask.startswith(("#", "data:", "seed", "macro_f1/", "0.5_")) for ask in page.asks)
     assert not re.search(r"https?:", page.source)
     assert "url(" not in page.source
     assert "@import" not in page.source
@@ -249,6 +262,19 @@ def test_the_ladder_and_the_seeds(runs):
     for seed in range(3):
         assert f"seed{seed}/report.html" in page.asks
         assert (folder / f"seed{seed}" / "report.html").is_file()
+
+
+def test_the_page_of_a_sweep(runs):
+    folder = runs["sweep"][0]
+    document, page = json.loads((folder / "sweep.json").read_text()), Page(folder)
+    assert page.keys == ["heads", "front", "repeat"]
+    for head in document["heads"]:
+        assert f"{100 * head['test']['min_recall']['mean']:.1f}" in page.text
+        if head["folder"]:
+            assert f"{head['folder']}/seed0/report.html" in page.asks
+            assert (folder / head["folder"] / "seed0" / "report.html").is_file()
+    assert f"no other head beats {', '.join(document['pareto']['test'])} in" in page.text
+    assert "--metric 'macro_f1,0.5*accuracy + 0.5*min_recall' --seeds 0" in page.text
 
 
 def test_the_command_that_is_shown_repeats_the_run(runs, tmp_path):
@@ -387,7 +413,7 @@ def test_in_a_browser_it_fits_and_every_figure_is_there(runs, browser, name):
             assert messages == []
             assert found["width"] == width
             assert found["scroll"] <= 0
-            assert found["figures"] > 3
+            assert found["figures"] > (1 if name == "sweep" else 3)
             assert found["hidden"] == []
             assert found["asked"] == []
             papers.add(found["paper"])

@@ -11,7 +11,7 @@ from selmix.commands.options import Debug, Json, Quiet
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a demo, a finetune, several seeds, or a comparison.")],
+    run: Annotated[Path, typer.Argument(help="Folder that demo, finetune or compare wrote.")],
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,

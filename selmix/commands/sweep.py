@@ -7,7 +7,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from selmix.commands.console import out
+from selmix.commands.console import out, show_report
 from selmix.commands.several import check_seeds, with_spread
 
 _WIDE = 24  # letters of a name that may be folded
@@ -23,6 +23,7 @@ def show_sweep(document: dict[str, Any], folder: Path, *, as_json: bool, quiet: 
         out.print(_table(document, split))
         for line in [*_words(document, split), f"written: {folder / 'sweep.json'}, sweep.csv and pareto.svg beside it"]:
             out.print(line, soft_wrap=True, highlight=False)
+        show_report(folder)
     check_seeds({head["head"]: head["constraints"] for head in document["heads"]}, seeds, folder)
 
 

@@ -47,9 +47,9 @@ def _ladder(document: dict[str, Any], name: str) -> Section:
         own = methods[method]
         mean, interval = own["test"]["mean"], own["test"].get("interval")
         seeds = [row["test"] for row in document["rows"] if (row["method"], row["metric"]) == (method, name)]
-        shown = Cell(_spread(own["test"]), mean, "best" if method == OURS else "")
+        shown = Cell(spread_of(own["test"]), mean, "best" if method == OURS else "")
         between = f"{percent(interval[0])} to {percent(interval[1])}" if interval else "–"
-        val, seconds = Cell(_spread(own["val"]), own["val"]["mean"]), own["seconds"]["mean"]
+        val, seconds = Cell(spread_of(own["val"]), own["val"]["mean"]), own["seconds"]["mean"]
         drawn = track(None, None, mean, span=interval or [min(seeds), max(seeds)])
         rows.append(
             [
@@ -91,14 +91,14 @@ def seeds(
     """
     split, name, numbers = "val" if document["optimistic"] else "test", document["metric"], document["seeds"]
     after, moved = document["after"][split][name], document["change"][split][name]
-    title = f"{name} is {_spread(after)} % on {split} over {count(len(numbers), 'seed')}"
+    title = f"{name} is {spread_of(after)} % on {split} over {count(len(numbers), 'seed')}"
     lines = [
-        f"{_spread(moved, signed=True)} points from {_spread(document['before'][split][name])}, "
+        f"{spread_of(moved, signed=True)} points from {spread_of(document['before'][split][name])}, "
         f"the {document['before_is']}."
     ]
     balanced = document["change_from_balanced"][split][name]
     lines.append(
-        f"{_spread(balanced, signed=True)} points from {_spread(document['balanced'][split][name])}, "
+        f"{spread_of(balanced, signed=True)} points from {spread_of(document['balanced'][split][name])}, "
         "the head retrained with class-balanced sampling on the same labels."
     )
     lines.append(
@@ -138,7 +138,7 @@ def _spread_metrics(document: dict[str, Any], split: str) -> Section:
     for name in document["after"][split]:
         moved = document["change"][split][name]
         cells = [
-            Cell(_spread(document[head][split][name]), _mean(document[head][split][name]))
+            Cell(spread_of(document[head][split][name]), _mean(document[head][split][name]))
             for head in ("before", "balanced", "after")
         ]
         means = [_mean(document[head][split][name]) for head in ("before", "balanced", "after")]
@@ -148,7 +148,7 @@ def _spread_metrics(document: dict[str, Any], split: str) -> Section:
                 soft(name),
                 track(*means),
                 *cells,
-                change(_mean(moved), _spread(moved, signed=True), lower_is_better=lower),
+                change(_mean(moved), spread_of(moved, signed=True), lower_is_better=lower),
             ]
         )
     columns = ["metric", " 0 to 100 %", "before", "balanced", "after", "change"]
@@ -172,7 +172,7 @@ def _spread_classes(document: dict[str, Any], split: str) -> Section:
         means = [_mean(value) for value in own]
         moved = None if means[2] is None or means[0] is None else means[2] - means[0]
         moves += [] if moved is None else [(moved, name)]
-        cells: list[Content] = [Cell(_spread(value), mean) for value, mean in zip(own, means, strict=True)]
+        cells: list[Content] = [Cell(spread_of(value), mean) for value, mean in zip(own, means, strict=True)]
         rows.append([name, track(*means), *cells, change(moved, points(moved))])
     (low, loser), (high, winner) = min(moves), max(moves)
     lead = f"On average {winner} moved by {points(high)} points and {loser} by {points(low)}."
@@ -203,7 +203,8 @@ def _mean(figures: dict[str, float | None] | None) -> float | None:
     return None if figures is None else figures["mean"]
 
 
-def _spread(figures: dict[str, float | None] | None, *, signed: bool = False) -> str:
+def spread_of(figures: dict[str, float | None] | None, *, signed: bool = False) -> str:
+    """Return a mean with its standard deviation over seeds, in percent or, `signed`, as a change in points."""
     mean = _mean(figures)
     if figures is None or mean is None:
         return "–"

@@ -1,4 +1,4 @@
-"""The page itself: `report.html` of a run, of several seeds, or of a comparison."""
+"""The page itself: `report.html` of a run, of several seeds or metrics, or of a comparison."""
 
 import contextlib
 import logging
@@ -24,6 +24,7 @@ from selmix.report.record import REPORT, write_record
 from selmix.report.samples import write_samples
 from selmix.report.section import Section
 from selmix.report.several import comparison, seeds
+from selmix.report.tradeoff import tradeoff
 
 logger = logging.getLogger("selmix")
 
@@ -34,16 +35,17 @@ def write_report(folder: Path, *, each: bool = False) -> Path:
     """Write the report of a run folder from what lies in it, and return where it is.
 
     Args:
-        folder: of one run, of several seeds, or of a comparison.
-        each: of several seeds, write that of each seed as well.
+        folder: of one run, of several seeds or metrics, or of a comparison.
+        each: of several runs, write that of each as well.
 
     Raises:
         DataError: if it is none of these, or a file is missing or damaged.
     """
     page = _page_of(folder)
-    if each and not (folder / "result.json").is_file() and (folder / "seeds.json").is_file():
-        for own in _seed_folders(folder, read_json(folder / "seeds.json")):
-            write_report(own)
+    if each and not (folder / "result.json").is_file():
+        for name, folders in (("seeds.json", _seed_folders), ("sweep.json", _swept_folders)):
+            for own in folders(folder, read_json(folder / name)) if (folder / name).is_file() else []:
+                write_report(own)
     try:
         write_atomically(folder / REPORT, page.encode(errors="replace"))
     except OSError as error:
@@ -82,14 +84,25 @@ def _page_of(folder: Path) -> str:
         runs = [read_json(own / "result.json") for own in folders]
         title, lines, sections = seeds(document, runs, tomllib.loads(read_text(folders[0] / "recipe.toml")))
         return _rendered(title, lines, sections, eyebrow=document["command"], optimistic=document["optimistic"])
+    if (folder / "sweep.json").is_file():
+        document = read_json(folder / "sweep.json")
+        recipe = tomllib.loads(read_text(_swept_folders(folder, document)[0] / "recipe.toml"))
+        title, lines, sections = tradeoff(document, read_text(folder / "pareto.svg"), recipe)
+        return _rendered(title, lines, sections, eyebrow=document["command"], optimistic=document["optimistic"])
     if (folder / "compare.json").is_file():
         title, lines, sections = comparison(read_json(folder / "compare.json"))
         return _rendered(title, lines, sections, eyebrow="compare")
-    raise DataError(f"{folder} holds no finished run: no result.json, seeds.json or compare.json; name a --out folder")
+    raise DataError(
+        f"{folder} holds no finished run: no result.json, seeds.json, sweep.json or compare.json; name a --out folder"
+    )
 
 
 def _seed_folders(folder: Path, document: dict[str, Any]) -> list[Path]:
     return [folder / f"seed{seed}" for seed in document["seeds"]]
+
+
+def _swept_folders(folder: Path, document: dict[str, Any]) -> list[Path]:
+    return [folder / row["folder"] for row in document["rows"] if row["folder"] is not None]
 
 
 def _page_of_run(run: Run) -> str:
