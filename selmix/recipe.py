@@ -93,7 +93,7 @@ class FinetuneRecipe(_Source):
     metric: str
     subject_to: list[str] = []
     diagnose: bool = False
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     stage2: dict[str, Any] = {}
     pseudo: dict[str, Any] = {}
 
@@ -188,8 +188,10 @@ def parse_seeds(text: str) -> list[int]:
         seeds = list(range(int(first), int(last) + 1)) if dots else [int(word) for word in text.split(",")]
     except ValueError:
         seeds = []
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise UsageError(f"--seeds is a range such as 0..4 or a list such as 0,1,2, each seed once, got {text!r}")
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise UsageError(
+            f"--seeds is a range such as 0..4 or a list such as 0,1,2, each seed >= 0 and once, got {text!r}"
+        )
     return seeds
 
 

@@ -83,7 +83,10 @@ class ConstraintRequest:
             case _:
                 return
         if self.at_least and bound > 1 + TOLERANCE:
-            raise UsageError(f"{self.text} cannot be met: {shown(self.left)} is at most 1, the bound is {bound:g}")
+            percent = f"; it is a share, did you mean {bound / 100:g}?" if 2 <= bound <= 100 else ""
+            raise UsageError(
+                f"{self.text} cannot be met: {shown(self.left)} is at most 1, the bound is {bound:g}{percent}"
+            )
         if not self.at_least and bound < lowest - TOLERANCE:
             raise UsageError(
                 f"{self.text} cannot be met: {shown(self.left)} is at least {lowest:g}, the bound is {bound:g}"
@@ -114,7 +117,11 @@ def parse_constraint(text: str) -> ConstraintRequest:
         case _:
             raise UsageError(f"{shown(node)} is no constraint: it has no >= or <=, as in recall[cat] >= 0.6")
     if names_a_metric(bound):
-        raise UsageError(f"{shown(node)}: the bound, on the right, must be numbers and k; move the rest to the left")
+        remedy = "move the rest to the left"
+        if not names_a_metric(left):
+            turned = ">=" if isinstance(relation, ast.LtE) else "<="
+            remedy = f"write {shown(bound)} {turned} {shown(left)}"
+        raise UsageError(f"{shown(node)}: the bound, on the right, must be numbers and k; {remedy}")
     compile_expression(bound)
     if not names_a_metric(left):
         raise UsageError(f"{shown(node)} constrains nothing: the left side names no metric")

@@ -28,6 +28,8 @@ def parse_syntax(text: str) -> ast.expr:
     except (SyntaxError, ValueError, Warning) as error:
         reason = error.msg if isinstance(error, SyntaxError) else str(error)
         hint = '; a class name that is not a plain word needs quotes: ["T-shirt"]' if "[" in text else ""
+        if text.strip().endswith(".py"):
+            hint = "; a function of your own is FILE.py:FUNCTION"
         raise UsageError(f"{shortened(text)!r} is no expression: {reason}{hint}") from error
 
 
