@@ -101,7 +101,7 @@ def test_json_is_the_file_and_a_finished_comparison_is_kept(npz, tmp_path):
         (["--metric", "min_recall", "--methods", "selmix,tau_nrm"], ["tau_nrm", "did you mean tau_norm"]),
         (["--metric", "min_recall", "--seeds", "0-4"], ["0..4", "0-4"]),
         (["--metric", "min_recall", "--seeds", "4..0"], ["4..0"]),
-        (["--metric", "min_recall", "--seeds", "1,1"], ["each >= 0 and once"]),
+        (["--metric", "min_recall", "--seeds", "1,1"], ["each seed >= 0 and once"]),
         (["--metric", "min_recall", "--val-per-class", "0"], ["val_per_class", "greater than or equal to 1"]),
         (["--metric", "min_recall", "stps=3"], ["stps", "did you mean steps"]),
         (["--metric", "min_recall", "--backbone", "x"], ["either --features, or"]),
