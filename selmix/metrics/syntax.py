@@ -26,7 +26,7 @@ def parse_syntax(text: str) -> ast.expr:
     except (RecursionError, MemoryError) as error:
         raise UsageError(f"{shortened(text)} is nested too deep") from error
     except (SyntaxError, ValueError, Warning) as error:
-        reason = error.msg if isinstance(error, SyntaxError) else str(error)
+        reason = error.msg.partition(". ")[0] if isinstance(error, SyntaxError) else str(error)  # guesses mislead here
         hint = '; a class name that is not a plain word needs quotes: ["T-shirt"]' if "[" in text else ""
         if text.strip().endswith(".py"):
             hint = "; a function of your own is FILE.py:FUNCTION"
