@@ -37,7 +37,7 @@ class ConstraintError(SelmixError):
 
 
 class DivergedError(SelmixError):
-    """Training came to a loss that is not finite."""
+    """A training or a tuning came to numbers that are not finite."""
 
     exit_code = 5
 

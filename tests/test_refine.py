@@ -1,5 +1,7 @@
 """The SelMix loop on Gaussian classes: it raises the metric on held-out data, repeats itself, knows when to stop."""
 
+import re
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -9,6 +11,7 @@ from sklearn.metrics import accuracy_score, recall_score
 
 from selmix.baselines.retrain import RetrainSettings, retrain_heads
 from selmix.constraints import bind_constraints, parse_constraint
+from selmix.errors import DivergedError
 from selmix.features.labeled import LabeledFeatures
 from selmix.features.pool import Pool
 from selmix.features.space import FeatureSpace
@@ -205,3 +208,12 @@ def test_the_metric_is_climbed_on_either_side_of_one_validation_sample():
     refined = refine([head] * 4, plan, METRICS["min_recall"], SHORT, generator=generator)
     assert refined.best_step > 0
     assert min(recalls(refined.heads[-1], splits["test"])) > min(recalls(head, splits["test"])) + 0.1
+
+
+@pytest.mark.parametrize("rate", [1e5, 1e6])
+def test_a_head_that_grows_beyond_all_bounds_is_told_with_the_remedy(rate):
+    splits = gaussian_splits(COUNTS, seed=0, spread=0.6)
+    settings = replace(SHORT, learning_rate=rate)
+    with pytest.raises(DivergedError, match=re.escape(f"lower learning_rate, which is {rate:g}")) as caught:
+        tuned(probe(splits), splits, "min_recall", settings)
+    assert caught.value.exit_code == 5

@@ -262,3 +262,10 @@ def test_fewer_than_two_folds_are_refused(folds):
     with pytest.raises(UsageError, match=f"folds must be >= 2, got {folds}"):
         RefineSettings(folds=folds)
     assert [RefineSettings(folds=accepted).folds for accepted in (2, 10)] == [2, 10]
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay"])
+def test_rates_that_float32_could_not_hold_are_refused(name):
+    with pytest.raises(UsageError, match=f"{name} must be .* <= 1e6, got 1e\\+300"):
+        RefineSettings(**{name: 1e300})
+    assert getattr(RefineSettings(**{name: 1e6}), name) == 1e6

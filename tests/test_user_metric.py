@@ -34,6 +34,8 @@ BAD = {
     "return C.trace() * C.detach().trace()": "detached, rounded",
     "return C.trace().float().mul(64).round().div(64) + 0 * C.sum()": "rounded|does not move",
     "return 0.0 * C.sum()": "does not move",
+    "return C.sum()": "does not move",
+    "return 1e6 * C.sum() + C.sum(1)[0]": "does not move",
     "return C.trace() + torch.rand(())": "random",
     "C /= C.sum(); return C.trace()": "changes the confusion|in-place",
     "C.data.mul_(2); return C.trace()": "changes the confusion",

@@ -47,7 +47,8 @@ def finetune(
     A seed changes what is random in stage two and the part of train that is set aside; not the backbone, nor a split
     that the data have.
 
-    Exit codes: 0 ok, 2 usage, 3 data or checkpoint problem, 4 a constraint was not met (the run is complete).
+    Exit codes: 0 ok, 2 usage, 3 data or checkpoint problem, 4 a constraint was not met (the run is complete),
+    5 diverged.
     """
     from selmix.pipeline import choose_device
     from selmix.ranks import join_ranks

@@ -46,7 +46,8 @@ def run(
 
     What is set behind the recipe goes before what stands in it; the merged recipe is printed, and saved in RUN.
 
-    Exit codes: 0 ok, 2 usage, 3 data or checkpoint problem, 4 a constraint was not met (the run is complete).
+    Exit codes: 0 ok, 2 usage, 3 data or checkpoint problem, 4 a constraint was not met (the run is complete),
+    5 diverged.
     """
     from selmix.pipeline import choose_device
     from selmix.recipe import parse_assignments

@@ -9,6 +9,7 @@ from selmix.metrics.metric import MetricFunction
 _POINTS, _DIRECTIONS = 3, 3
 _STEP = 1e-5
 _TOLERANCE = 1e-3  # of the largest slope seen
+_ROUNDING = 1e-9  # of the largest value seen: a slope below it is no more than the rounding of central differences
 
 
 def check_finite(metric: MetricFunction, name: str, num_classes: int, num_groups: int = 1) -> None:
@@ -42,7 +43,7 @@ def check_differentiable(metric: MetricFunction, name: str, num_classes: int) ->
         UsageError: saying what is wrong.
     """
     generator = torch.Generator().manual_seed(0)
-    slopes = []
+    slopes, scale = [], 0.0
     for seed in range(_POINTS):
         confusion = _random_confusion(num_classes, num_classes, seed=seed)
         before = confusion.clone()
@@ -51,6 +52,7 @@ def check_differentiable(metric: MetricFunction, name: str, num_classes: int) ->
             raise UsageError(f"{name} changes the confusion matrix that it is given; let it work on a copy")
         if not torch.equal(value, metric(confusion)):
             raise UsageError(f"{name} gives different values for the same confusion matrix; it must not be random")
+        scale = max(scale, abs(float(value)))
         gradient = _gradient(metric, name, confusion)
         for _ in range(_DIRECTIONS):
             change = torch.randn(confusion.shape, generator=generator, dtype=torch.float64)
@@ -58,7 +60,7 @@ def check_differentiable(metric: MetricFunction, name: str, num_classes: int) ->
             high, low = metric(confusion + _STEP * change), metric(confusion - _STEP * change)
             slopes.append((float((gradient * change).sum()), float(high.double() - low.double()) / (2 * _STEP)))
     largest = max(abs(slope) for pair in slopes for slope in pair)
-    if largest == 0:
+    if largest <= _ROUNDING * scale:
         raise UsageError(f"{name} does not move with the confusion matrix, so nothing can raise it")
     worst = max(slopes, key=lambda pair: abs(pair[0] - pair[1]))
     if not abs(worst[0] - worst[1]) <= _TOLERANCE * largest:

@@ -16,6 +16,7 @@ from selmix.constraints import (
     rank_key,
 )
 from selmix.descent import cross_entropy_step_
+from selmix.errors import DivergedError
 from selmix.gains import gain_matrix
 from selmix.heads import LinearHead
 from selmix.metrics import Metric, MetricFunction, logit_gradient
@@ -118,6 +119,11 @@ def refine(
         gains = pair_gains(means, averaged[-1], gradient, smoothing, settings)
         gains[~drawable] = gains[:, ~drawable] = 0
         largest = float(gains.max())
+        if not math.isfinite(largest):
+            raise DivergedError(
+                f"the head grew beyond all bounds within {step} steps: lower learning_rate, which is "
+                f"{settings.learning_rate:g}"
+            )
         round_steps = min(settings.refresh, settings.steps - step)
         progress = 0.5 * (1 + math.cos(math.pi * step / settings.steps))
         if largest <= 0 and ascent.violated(predictions):
