@@ -109,6 +109,23 @@ def test_a_faulty_pool_of_another_file_is_refused(tmp_path, arrays, message):
         with_pool_features(data, write_npz(tmp_path / "p.npz", arrays))
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_rows_of_test_that_are_elsewhere_are_warned_of(tmp_path, caplog, order):
+    arrays = ready()
+    load_features(write_npz(tmp_path / "clean.npz", arrays))
+    with_pool_features(load_features(write_npz(tmp_path / "clean.npz", arrays)), tmp_path / "clean.npz")
+    assert not caplog.text
+    arrays["unlabeled_features"][3] = arrays["test_features"][0]
+    arrays["train_features"][1:3] = arrays["test_features"][:2]
+    arrays["val_features"][0] = arrays["test_features"][2, ::-1]  # the same sum, but not the same row
+    arrays = {name: np.asarray(array, order=order) for name, array in arrays.items()}
+    data = load_features(write_npz(tmp_path / "leaky.npz", arrays))
+    assert "2 row(s) of test are in train and unlabeled, too" in caplog.text
+    caplog.clear()
+    with_pool_features(data, tmp_path / "leaky.npz")
+    assert "1 row(s) of test are in unlabeled, too" in caplog.text
+
+
 def test_train_alone_is_enough(tmp_path):
     arrays = {key: array for key, array in ready().items() if key.startswith("train")}
     data = load_features(write_npz(tmp_path / "f.npz", arrays))

@@ -1,5 +1,6 @@
 """Ready features: one `.npz` with the features and labels of every split, checked completely before use."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from selmix.data.arrays import digest_of_arrays, read_npz
 from selmix.errors import DataError
 from selmix.features.labeled import FeatureData, LabeledFeatures, UnlabeledFeatures
 from selmix.heads import LinearHead
+
+logger = logging.getLogger("selmix")
 
 _SPLITS = ("train", "val", "test")
 _POOL, _AUDIT = "unlabeled_features", "unlabeled_labels"
@@ -37,6 +40,7 @@ def load_features(path: Path) -> FeatureData:
     faults = _key_faults(arrays) or _shape_faults(arrays) or _number_faults(arrays) + _content_faults(arrays)
     if faults:
         raise DataError(f"{path}: {'; '.join(faults)}; mend the arrays and write them with np.savez")
+    _warn_of_leaks({key.removesuffix("_features"): array for key, array in arrays.items() if key.endswith("_features")})
     groups = _known_groups(arrays)
     splits = {
         split: LabeledFeatures(
@@ -80,6 +84,8 @@ def with_pool_features(data: FeatureData, path: Path) -> FeatureData:
         raise DataError(f"{path}: {'; '.join(faults)}; mend the arrays and write them with np.savez")
     pool = _pool(arrays, len(data.class_names))
     assert pool is not None
+    if "test" in data.splits:
+        _warn_of_leaks({"test": data.splits["test"].tensor.numpy(), "unlabeled": _single(arrays[_POOL])})
     own = torch.arange(data.ranks.rank, len(pool.features), data.ranks.count)
     return replace(
         data,
@@ -97,6 +103,32 @@ def _pool(arrays: dict[str, np.ndarray], num_classes: int) -> UnlabeledFeatures 
         audit = np.where((audit >= 0) & (audit < num_classes), audit, -1).astype(np.int64)
     features = torch.from_numpy(_single(arrays[_POOL]))
     return UnlabeledFeatures(features, audit=None if audit is None else torch.from_numpy(audit))
+
+
+def _warn_of_leaks(features: dict[str, np.ndarray]) -> None:
+    """Say how many rows [d] of test are, bit for bit, rows of another split or of the pool as well."""
+    own = np.ascontiguousarray(features.get("test", np.empty((0, 1))))
+    shared = np.zeros(len(own), dtype=bool)
+    where = []
+    for name in [name for name in ("train", "val", "unlabeled") if name in features and len(own)]:
+        other = np.ascontiguousarray(features[name], dtype=own.dtype)
+        # few rows have the sum of another one, so that only these are compared
+        sums, others = (part.sum(1, dtype=np.float64) for part in (own, other))
+        near, rows = np.flatnonzero(np.isin(sums, others)), np.flatnonzero(np.isin(others, sums))
+        found = near[np.isin(_as_bytes(own[near]), _as_bytes(other[rows]))]
+        shared[found] = True
+        where += [name] if len(found) else []
+    if where:
+        logger.warning(
+            "%d row(s) of test are in %s, too, bit for bit: test figures are too good if these are the same samples",
+            shared.sum(),
+            " and ".join(where),
+        )
+
+
+def _as_bytes(rows: np.ndarray) -> np.ndarray:
+    """Return each row as one value [n] that equals another if all their bits are equal."""
+    return rows.view(np.dtype((np.void, rows.shape[1] * rows.itemsize))).ravel()
 
 
 def _key_faults(arrays: dict[str, np.ndarray]) -> list[str]:
