@@ -6,12 +6,11 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from selmix.agreement import together
-from selmix.backbones import Backbone, load_backbone
 from selmix.data.assembly import digest_of_images
 from selmix.data.cifar import KINDS
 from selmix.data.images import ImageData
@@ -27,6 +26,9 @@ from selmix.heads import LinearHead
 from selmix.ranks import ALONE, Ranks
 from selmix.recipe import NO_POOL, CompareRecipe, ExtractRecipe, FinetuneRecipe
 from selmix.shipped import PREFIX
+
+if TYPE_CHECKING:
+    from selmix.backbones import Backbone  # timm takes a while to import, and ready features need none
 
 logger = logging.getLogger("selmix")
 
@@ -121,8 +123,10 @@ def describe_cache(filled: Filled) -> dict[str, Any]:
     }
 
 
-def _backbone(recipe: ExtractRecipe, images: ImageData, ranks: Ranks) -> Backbone:
+def _backbone(recipe: ExtractRecipe, images: ImageData, ranks: Ranks) -> "Backbone":
     """Load the backbone; warn where it knows the images that are to stand in for val."""
+    from selmix.backbones import load_backbone
+
     backbone = load_backbone(recipe.backbone, arch=recipe.arch, overrides=recipe.overrides())
     train = digest_of_images(images.class_names, {"train": images.splits["train"]}, images.group_names)
     if backbone.trained_on == train and "val" not in images.splits and ranks.leads:
@@ -137,7 +141,7 @@ def _backbone(recipe: ExtractRecipe, images: ImageData, ranks: Ranks) -> Backbon
 def _filled(
     recipe: ExtractRecipe,
     images: ImageData,
-    backbone: Backbone,
+    backbone: "Backbone",
     head: LinearHead | None,
     device: torch.device,
     ranks: Ranks,
@@ -161,7 +165,7 @@ def _filled(
     return fill_cache(filling, None if recipe.cache is None else Path(recipe.cache))
 
 
-def _origin(recipe: ExtractRecipe, backbone: Backbone) -> dict[str, Any]:
+def _origin(recipe: ExtractRecipe, backbone: "Backbone") -> dict[str, Any]:
     """Return what opens backbone and images again, whatever folder one works in, and what the backbone is."""
     return {
         "backbone": _rooted(recipe.backbone),
@@ -173,7 +177,7 @@ def _origin(recipe: ExtractRecipe, backbone: Backbone) -> dict[str, Any]:
     }
 
 
-def plain_preprocessing(backbone: Backbone) -> dict[str, Any]:
+def plain_preprocessing(backbone: "Backbone") -> dict[str, Any]:
     """Return what happens to an image before the backbone, as JSON has it."""
     plain: dict[str, Any] = json.loads(json.dumps(backbone.preprocessing))
     return plain

@@ -2,12 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 import selmix
-from selmix.backbones import Backbone, load_backbone
 from selmix.checkpoints import file_digest, read_metadata, write_atomically
 from selmix.data.images import ImageData
 from selmix.evaluation import ClassGroups, evaluate
@@ -15,6 +14,9 @@ from selmix.features.extract import extract_features
 from selmix.heads import LinearHead
 from selmix.predictions import predict
 from selmix.training_run import MANIFEST, MODEL
+
+if TYPE_CHECKING:
+    from selmix.backbones import Backbone
 
 
 def write_manifest(
@@ -34,6 +36,8 @@ def write_manifest(
         data: what it was trained on.
         device: where to evaluate.
     """
+    from selmix.backbones import load_backbone
+
     train = data.splits["train"]
     assert train.labels is not None
     counts = torch.bincount(torch.from_numpy(train.labels), minlength=len(data.class_names))
@@ -59,7 +63,7 @@ def write_manifest(
 
 
 def _metrics(
-    backbone: Backbone, head: LinearHead, data: ImageData, groups: ClassGroups, device: torch.device
+    backbone: "Backbone", head: LinearHead, data: ImageData, groups: ClassGroups, device: torch.device
 ) -> dict[str, dict[str, float | None]]:
     metrics: dict[str, dict[str, float | None]] = {}
     for split in ("val", "test"):

@@ -39,7 +39,8 @@ class _Extraction(BaseModel):
 
     @model_validator(mode="after")
     def _preprocessing_has_meaning(self) -> Self:
-        self.overrides()
+        if (self.input_size, self.mean, self.std) != (None, None, None):
+            self.overrides()
         return self
 
     def overrides(self) -> "Preprocessing":

@@ -2,12 +2,11 @@
 
 import platform
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import timm
 import torch
-import torchvision
 
 import selmix
 from selmix.audit.document import PoolAudit
@@ -95,8 +94,8 @@ def versions() -> dict[str, str]:
         "selmix": selmix.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "timm": timm.__version__,
+        "torchvision": version("torchvision"),
+        "timm": version("timm"),
         "numpy": np.__version__,
     }
 

@@ -3,10 +3,10 @@
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from selmix.data.assembly import assemble
 from selmix.data.findings import Finding, Survey, caution, fault, listed
@@ -14,7 +14,6 @@ from selmix.data.images import FileImages
 from selmix.data.listing import audited
 from selmix.data.rows import MISNAMED, SPLITS, Coded, PathsUnder, Rows
 
-_ENDINGS = tuple(IMG_EXTENSIONS)
 _Places = tuple[tuple[int, int], ...]
 
 
@@ -67,7 +66,7 @@ def read_folder(root: Path, name: str, split: str, findings: list[Finding]) -> R
             caution(
                 "no image",
                 f"ignored {len(others)} file(s) in {folder} that are no images, the first is {others[0]}",
-                f"images end in {', '.join(_ENDINGS)}",
+                f"images end in {', '.join(_endings())}",
                 path=root / others[0],
                 split=split,
             )
@@ -83,7 +82,7 @@ def _labeled(
     names = [name for name, kind in kinds.items() if kind == "folder"]
     hidden = [name for name in names if name.startswith(".")]
     names = [name for name in names if name not in hidden]
-    loose = [name for name, kind in kinds.items() if kind == "file" and name.lower().endswith(_ENDINGS)]
+    loose = [name for name, kind in kinds.items() if kind == "file" and name.lower().endswith(_endings())]
     if loose:
         message = f"ignored {len(loose)} image(s) in {folder} that lie in no class folder, the first is {loose[0]}"
         remedy = "move them into the folder of their class"
@@ -130,7 +129,7 @@ def _images(folder: Path, start: str, above: _Places, findings: list[Finding], o
         kind = "hidden" if entry.name.startswith(".") else _kind(entry, findings)
         if kind == "folder":
             yield from _images(folder / entry.name, f"{start}{entry.name}/", (*above, place), findings, others)
-        elif kind == "file" and entry.name.lower().endswith(_ENDINGS):
+        elif kind == "file" and entry.name.lower().endswith(_endings()):
             yield f"{start}{entry.name}"
         elif kind == "file":
             others.append(f"{start}{entry.name}")
@@ -185,3 +184,10 @@ def _split_name_findings(root: Path, names: list[str]) -> Iterator[Finding]:
     if others:
         message = f"ignored folders in {root}: {listed(others)}"
         yield caution("other folders", message, f"the splits are {', '.join(SPLITS)}", path=root / others[0])
+
+
+@cache
+def _endings() -> tuple[str, ...]:
+    from torchvision.datasets.folder import IMG_EXTENSIONS  # takes seconds to import, and ready features need none
+
+    return tuple(IMG_EXTENSIONS)

@@ -5,15 +5,18 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 
-from selmix.backbones import Backbone, checksum
 from selmix.data.images import ImageSplit
 from selmix.errors import DataError
 from selmix.features.blocks import DTYPES
 from selmix.features.loading import Batch, Batches, Task, read_ahead
+
+if TYPE_CHECKING:
+    from selmix.backbones import Backbone  # timm takes a while to import, and ready features need none
 
 Track = Callable[[Iterable[int], str, int], Iterable[int]]
 
@@ -34,7 +37,7 @@ class Engine:
             in float32 elsewhere.
     """
 
-    backbone: Backbone
+    backbone: "Backbone"
     device: torch.device
     dtype: str = "float32"
 
@@ -94,6 +97,8 @@ class Engine:
         Raises:
             RuntimeError: if the forward passes changed the backbone, which is a fault of the model's code.
         """
+        from selmix.backbones import checksum
+
         before = checksum(self.backbone.model)
         with _divided_threads(self.device) as at_a_time, ThreadPoolExecutor(at_a_time) as pool:
             under_way: deque[tuple[Batch, Future[torch.Tensor]]] = deque()
@@ -151,7 +156,7 @@ class Progress:
 
 
 def extract_features(
-    backbone: Backbone,
+    backbone: "Backbone",
     split: ImageSplit,
     *,
     device: torch.device,

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from selmix.backbones import Backbone
 from selmix.data.images import ImageData
 from selmix.errors import DataError
 from selmix.features.blocks import Images, record_path, remove_leftovers, write_block, write_durably
@@ -24,6 +23,9 @@ from selmix.features.lock import locked, wait_for_blocks
 from selmix.features.survey import Fault, bad_image, survey
 from selmix.heads import LinearHead
 from selmix.ranks import ALONE, Ranks
+
+if TYPE_CHECKING:
+    from selmix.backbones import Backbone  # timm takes a while to import, and ready features need none
 
 logger = logging.getLogger("selmix")
 
@@ -48,7 +50,7 @@ class Filling:
     """
 
     images: ImageData
-    backbone: Backbone
+    backbone: "Backbone"
     device: torch.device
     dtype: str = "float32"
     views: int = 0

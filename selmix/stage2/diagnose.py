@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from scipy import stats
 
 from selmix.descent import cross_entropy_step_
 from selmix.features.space import FeatureSpace
@@ -107,6 +106,8 @@ def agreement(predicted: torch.Tensor, measured: torch.Tensor) -> dict[str, floa
     >>> agreement(torch.tensor([1.0, 2, 3]), torch.tensor([-1.0, 4, 9]))["sign_agreement"]
     0.6666666666666666
     """
+    from scipy import stats  # takes a second to import, and few runs are diagnosed
+
     moved = (predicted != 0) & (measured != 0)
     right = (predicted.sign() == measured.sign())[moved].double()
     vary = len(predicted) > 1 and bool((predicted != predicted[0]).any() and (measured != measured[0]).any())
