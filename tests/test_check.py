@@ -118,7 +118,7 @@ def _float() -> bytes:
     ("content", "severity", "kind", "said"),
     [
         (b"", "error", "empty file", "zero bytes"),
-        (b"<html>not found</html>", "error", "unreadable image", "no image format"),
+        (b"<html>not found</html>", "error", "unreadable image", "no image in a format that is known"),
         (_jpeg(picture(903, size=(64, 64)))[:-40], "error", "truncated image", "truncated"),
         (_bomb(), "error", "decompression bomb", "3600000000 pixels"),
         (_float(), "error", "unreadable image", "floating-point"),
