@@ -48,7 +48,8 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         raise UsageError(f"{what} {path} cannot be read: its brackets are nested too deep; mend them") from error
     except tomllib.TOMLDecodeError as error:
         raise UsageError(
-            f"{what} {path} cannot be read: it is no TOML, {str(error)[0].lower()}{str(error)[1:]}; mend it there (a text stands in quotes)"
+            f"{what} {path} cannot be read: it is no TOML, {str(error)[0].lower()}{str(error)[1:]}; mend it there (a "
+            "text stands in quotes)"
         ) from error
 
 
@@ -76,7 +77,7 @@ def _fault(detail: ErrorDetails, known: list[str]) -> str:
     names = [part for part in detail["loc"] if isinstance(part, str) and not _TYPE.search(part)]
     key = ".".join(names) + "".join(f", item {part + 1}," for part in detail["loc"] if isinstance(part, int))
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        table = ".".join(str(part) for part in detail["loc"][:-1])
+        key, table = (".".join(str(part) for part in parts) for parts in (detail["loc"], detail["loc"][:-1]))
         near = [name for name in known if name.rpartition(".")[0] == table]
         # one word may say table and key, where the table is known already: stage2.steps for steps
         wrong = key.rpartition(".")[2] if not table else key
