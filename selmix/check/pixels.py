@@ -12,7 +12,7 @@ from selmix.data.images import ImageData
 SMALLEST = 8  # pixels a side
 LONGEST = 4.0  # long side / short side
 BLANK = 2.0  # grey levels: standard deviation within a thumbnail
-_SKIP = ", or leave it out with --on-bad-image skip"
+_SKIP = ", or leave it out: finetune --on-bad-image skip"
 
 
 def image_findings(data: ImageData, readings: dict[str, Reading]) -> Iterator[Finding]:

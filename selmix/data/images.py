@@ -255,7 +255,7 @@ def unreadable(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "no image in a format that is known"
     if isinstance(error, Image.DecompressionBombError):
-        return "it has more pixels than any photo"
+        return str(error).partition(", could be")[0].replace("Image", "its", 1).replace("limit", "the limit", 1)
     return getattr(error, "strerror", None) or (str(error).splitlines() or ["it is damaged"])[0]
 
 
