@@ -42,7 +42,7 @@ def file_digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})") from error
+        raise DataError(f"{path} cannot be read ({error.strerror}); check that it is there, and its rights") from error
 
 
 def read_state_dict(path: Path, *, classifier: str = "fc") -> dict[str, torch.Tensor]:
@@ -79,7 +79,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> Any:
     if not path.is_file():
-        raise DataError(f"no such checkpoint: {path}")
+        raise DataError(f"no such checkpoint: {path}; check the path")
     try:
         return safetensors.torch.load_file(path) if path.suffix == ".safetensors" else _load_plain(path)
     except pickle.UnpicklingError as error:
@@ -115,20 +115,22 @@ def _merge_mislas(content: dict[str, Any], classifier: str, *, source: str) -> d
     """Put trunk and classifier together: logits s * (W h + b) are those of the head diag(s) W, s * b."""
     if content.get("state_dict_block"):
         raise DataError(
-            f"{source} holds state_dict_block, an extra block that no timm architecture has; extract features"
+            f"{source} holds state_dict_block, an extra block that no timm architecture has; extract features with "
+            "the code that made it, and use these: --features FILE.npz"
         )
     state = _plain_state(content["state_dict_model"], source=source)
     head = _plain_state(content.get("state_dict_classifier") or {}, source=source).values()
     weight, bias = ([tensor for tensor in head if tensor.ndim == axes] for axes in (2, 1))
     if len(weight) != 1 or len(bias) != 1 or len(head) != 2 or len(weight[0]) != len(bias[0]):
         raise DataError(
-            f"the state_dict_classifier of {source} is no linear classifier: one weight [k, d], one bias [k]"
+            f"the state_dict_classifier of {source} is no linear classifier (one weight [k, d], one bias [k]); "
+            "save the two alone"
         )
     scale = torch.ones_like(bias[0])
     if content.get("state_dict_lws_model"):
         scales = list(_plain_state(content["state_dict_lws_model"], source=source).values())
         if len(scales) != 1 or scales[0].numel() != len(scale):
-            raise DataError(f"the state_dict_lws_model of {source} is no scale of {len(scale)} classes")
+            raise DataError(f"the state_dict_lws_model of {source} is no scale of {len(scale)} classes; fetch it again")
         scale = scales[0].flatten()
     return state | {f"{classifier}.weight": scale[:, None] * weight[0], f"{classifier}.bias": scale * bias[0]}
 

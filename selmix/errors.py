@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class SelmixError(ValueError):
@@ -53,7 +54,10 @@ def check_settings(settings: object, rules: dict[str, tuple[str, bool]]) -> None
         UsageError: with all faults in one line.
     """
     faults = [
-        f"{name} must be {rule}, got {getattr(settings, name)}" for name, (rule, holds) in rules.items() if not holds
+        f"{name} must be {rule}, got {list(value) if isinstance(value, tuple) else value}"
+        for name, (rule, holds) in rules.items()
+        for value in [getattr(settings, name)]
+        if not holds
     ]
     if faults:
         raise UsageError("; ".join(faults))
@@ -67,5 +71,11 @@ def suggestion(wrong: str, known: Iterable[str], *, listed: bool = True) -> str:
     """
     names = list(known)
     near = difflib.get_close_matches(wrong, names, n=1) or difflib.get_close_matches(wrong.lower(), names, n=1)
-    parts = [f"did you mean {name}?" for name in near] + [f"there are: {', '.join(names)}"] * listed
+    parts = [f"did you mean {name}?" for name in near] + [f"there are: {', '.join(names)}"] * (listed and bool(names))
     return " ".join(parts) or "there is none of a similar name"
+
+
+def unwritable(out: Path, error: OSError) -> UsageError:
+    """Return the error that says why the folder of a run cannot be written."""
+    reason = "a file of that name is in the way" if isinstance(error, FileExistsError) else error.strerror
+    return UsageError(f"--out {out} cannot be written ({reason}); name another --out")

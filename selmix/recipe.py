@@ -139,7 +139,7 @@ def read_recipe(path: Path, overrides: dict[str, Any]) -> dict[str, Any]:
             target = target.setdefault(table, {})
             if not isinstance(target, dict):
                 section = ".".join(tables[:position])
-                raise UsageError(f"recipe {path}: {section} is no section, so {key} cannot be set")
+                raise UsageError(f"recipe {path}: {section} is no section, so {key} cannot be set; drop one of the two")
         target[name] = value
     return content
 
@@ -167,7 +167,7 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         if not equals or not key:
             raise UsageError(f"a setting is key=value, got {assignment!r}")
         if key in values:
-            raise UsageError(f"the setting {key} is given twice")
+            raise UsageError(f"the setting {key} is given twice; keep one")
         try:
             values[key] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:

@@ -13,7 +13,7 @@ from selmix.agreement import all_texts, together
 from selmix.audit.document import PoolAudit
 from selmix.audit.table import remove_tables, write_table
 from selmix.checkpoints import save_tensors, write_atomically
-from selmix.errors import UsageError
+from selmix.errors import UsageError, unwritable
 from selmix.features.labeled import FeatureData
 from selmix.head_file import head_metadata
 from selmix.pipeline import Tuning
@@ -63,7 +63,7 @@ def _make(out: Path, *, overwrite: bool, result: str) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UsageError(f"--out {out} cannot be written ({error.strerror}); name another folder") from error
+        raise unwritable(out, error) from error
 
 
 def write_run(

@@ -65,7 +65,8 @@ def read_manifest(folder: Path, *required: str) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not readable ({error}); fetch the folder again") from error
+        reason = getattr(error, "strerror", None) or "it is no JSON"
+        raise DataError(f"{path} is not readable ({reason}); fetch the folder again") from error
     missing = [key for key in required if not isinstance(manifest, dict) or key not in manifest]
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing)}; fetch the folder again")

@@ -15,7 +15,7 @@ import torch
 from selmix.checkpoints import write_atomically
 from selmix.data.assembly import digest_of_images
 from selmix.data.sources import open_images
-from selmix.errors import DataError, UsageError
+from selmix.errors import DataError, UsageError, unwritable
 from selmix.faults import read_toml
 from selmix.features.extract import Track
 from selmix.finetuning import SEEDS, check_request
@@ -131,11 +131,11 @@ def stage_two(
         UsageError: with the faults.
     """
     if not isinstance(table, dict):
-        raise UsageError(f"is a table, got {table!r}")
+        raise UsageError(f"is a table, got {table!r:.80}; put its settings under [{TABLE}]")
     table = dict(table)
     seeds = table.pop("seeds", None)
     if seeds is not None and "seed" in table:
-        raise UsageError("seed and seeds exclude each other")
+        raise UsageError("seed and seeds exclude each other; give one")
     if seeds is not None:
         seeds = parse_seeds(",".join(map(str, seeds)) if isinstance(seeds, list) else str(seeds))
     if train is not None:
@@ -230,7 +230,7 @@ def _enter(stages: Stages, out: Path, *, resume: bool, overwrite: bool) -> None:
         out.mkdir(parents=True, exist_ok=True)
         write_atomically(saved, tomli_w.dumps(as_toml(stages.content)))
     except OSError as error:
-        raise UsageError(f"--out {out} cannot be written ({error.strerror}); name another folder") from error
+        raise unwritable(out, error) from error
 
 
 def _without_finetune(content: dict[str, Any]) -> dict[str, Any]:
@@ -249,11 +249,11 @@ def _stage_one(recipe: TrainRecipe, out: Path, *, device: torch.device, resume: 
     request = as_toml(recipe.model_dump() | train_settings(recipe).resolved())
     changed = changed_keys(read_toml(out / RECIPE, "recipe"), request)
     if changed:
-        raise UsageError(f"{out} holds a backbone of another recipe: {changed} differ; name a new folder")
+        raise UsageError(f"{out} holds a backbone of another recipe: {changed} differ; name another --out")
     manifest: dict[str, Any] = json.loads((out / MANIFEST).read_text())
     data = open_images(recipe.data)
     learnt = digest_of_images(data.class_names, {"train": data.splits["train"]}, data.group_names)
     if manifest["data"]["digest"] != learnt:
-        raise DataError(f"{out} holds a backbone of other images than {recipe.data} has now; name a new folder")
+        raise DataError(f"{out} holds a backbone of other images than {recipe.data} has now; name another --out")
     logger.info("stage one is finished, of the same recipe and the same images: reused from %s", out)
     return manifest

@@ -10,7 +10,7 @@ from typing import Any
 import tomli_w
 
 from selmix.checkpoints import write_atomically
-from selmix.errors import DataError, DivergedError, UsageError
+from selmix.errors import DataError, DivergedError, UsageError, unwritable
 from selmix.faults import read_toml
 from selmix.stage1.state import TrainingState
 
@@ -67,7 +67,7 @@ def _begin(out: Path, request: dict[str, Any]) -> None:
         out.mkdir(parents=True, exist_ok=True)
         write_atomically(out / RECIPE, tomli_w.dumps(request))
     except OSError as error:
-        raise UsageError(f"--out {out} cannot be written ({error.strerror}); name another folder") from error
+        raise unwritable(out, error) from error
 
 
 def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> str:

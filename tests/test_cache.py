@@ -179,7 +179,7 @@ def test_a_folder_with_other_files_is_refused(root, tmp_path):
     with pytest.raises(DataError, match=r"letter\.txt.*no feature cache"):
         fill(root, tmp_path / "cache")
     (tmp_path / "cache" / "cache.json").write_text('{"format": "of somebody else"}')
-    with pytest.raises(DataError, match=r"cache\.json is damaged, or no feature cache's"):
+    with pytest.raises(DataError, match=r"cache\.json is damaged, or belongs to something else"):
         fill(root, tmp_path / "cache")
     with pytest.raises(DataError, match=r"cache\.json is damaged"):
         load_cache(tmp_path / "cache")

@@ -118,7 +118,7 @@ def _float() -> bytes:
     ("content", "severity", "kind", "said"),
     [
         (b"", "error", "empty file", "zero bytes"),
-        (b"<html>not found</html>", "error", "unreadable image", "no image format"),
+        (b"<html>not found</html>", "error", "unreadable image", "no image in a format that is known"),
         (_jpeg(picture(903, size=(64, 64)))[:-40], "error", "truncated image", "truncated"),
         (_bomb(), "error", "decompression bomb", "3600000000 pixels"),
         (_float(), "error", "unreadable image", "floating-point"),
@@ -450,7 +450,7 @@ def test_fixes_say_what_to_do_once_for_each_kind(root):
     (root / "val" / "ant" / "0.png").write_bytes(b"")
     document = check_data(str(root), workers=0).document
     assert document["fixes"] == [
-        f"empty file, {root}/val/ant/0.png: fetch it again or remove it",
+        f"empty file, {root}/val/ant/0.png: fetch it again, remove it, or leave it out: finetune --on-bad-image skip",
         "leak, 3 times in test: move it out of test, or out of the other split",
     ]
 

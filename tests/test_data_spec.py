@@ -282,7 +282,7 @@ def test_every_fault_of_the_file_is_named_at_once(root):
     )
     for words in [
         "unknown key rot: did you mean root?", "train: give one of folder, list and manifest",
-        "semi.head_count: input should be greater than or equal to 1, got 0", "semi.imbalance_factor is missing",
+        "semi.head_count must be greater than or equal to 1, got 0", "semi.imbalance_factor is missing",
         "unknown key val.foldr: did you mean val.folder?", "unknown key longtial: did you mean longtail?",
     ]:  # fmt: skip
         assert words in message

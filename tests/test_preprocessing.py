@@ -69,9 +69,9 @@ def test_the_transform_can_be_pickled(spec):
 @pytest.mark.parametrize(
     ("faulty", "message"),
     [
-        ({"input_size": (7, 32)}, r"input_size must be height and width of at least 8 pixels, got \(7, 32\)"),
+        ({"input_size": (7, 32)}, r"input_size must be height and width of at least 8 pixels, got \[7, 32\]"),
         ({"input_size": (32,)}, "input_size must be height and width"),
-        ({"mean": (123.7, 116.3, 103.5)}, r"mean must be three numbers in \[0, 1\], got \(123.7"),
+        ({"mean": (123.7, 116.3, 103.5)}, r"mean must be three numbers in \[0, 1\], got \[123.7"),
         ({"mean": (-0.1, 0.5, 0.5)}, "mean must be three numbers"),
         ({"mean": (0.5,)}, "mean must be three numbers"),
         ({"mean": ()}, "mean must be three numbers"),

@@ -64,12 +64,12 @@ def test_words_that_are_no_assignments_are_refused(words, message):
         ({"stps": 3}, ["unknown key stps: did you mean steps?"]),
         (
             {"steps": "many", "mix_lo": 1},
-            ["steps: input should be a valid integer", "got 'many'", "did you mean mix_low"],
+            ["steps must be an integer", "got 'many'", "did you mean mix_low"],
         ),
         ({"steps": 0, "mix_low": 1.5}, ["steps must be >= 1, got 0", "mix_low must be in [0, 1], got 1.5"]),
         ({"start": "raw"}, ["start must be one of best, given, logit_adjusted, balanced, got raw"]),
-        ({"learning_rate": float("nan")}, ["learning_rate: input should be a finite number, got nan"]),
-        ({"learning_rate": float("inf")}, ["learning_rate: input should be a finite number, got inf"]),
+        ({"learning_rate": float("nan")}, ["learning_rate must be a finite number, got nan"]),
+        ({"learning_rate": float("inf")}, ["learning_rate must be a finite number, got inf"]),
         ({"xyz": 1}, ["unknown key xyz: there are: folds, start, start_steps, steps"]),
     ],
 )
@@ -107,8 +107,8 @@ def test_exactly_one_source_is_asked_for(content):
     [
         ("metric = ", "cannot be read"),
         ('metrik = "a"\nfeatures = "f"', "metric is missing; unknown key metrik: did you mean metric?"),
-        ('metric = "a"\nfeatures = "f"\nseed = "x"', "seed: input should be a valid integer"),
-        ('metric = "a"\nfeatures = "f"\nstage2 = 3', "stage2: input should be a valid dictionary"),
+        ('metric = "a"\nfeatures = "f"\nseed = "x"', "seed must be an integer"),
+        ('metric = "a"\nfeatures = "f"\nstage2 = 3', "stage2 must be a table"),
     ],
 )
 def test_a_faulty_file_is_refused_by_name(tmp_path, text, message):

@@ -120,7 +120,7 @@ def test_validate_prints_every_fault(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("metric = 3\nfeatures = 'f.npz'", "metric: "),
+        ("metric = 3\nfeatures = 'f.npz'", "metric must be a text"),
         ("metric = 'accuracy'", "give either --features, or --backbone and --data"),
         ("[finetune]\nfeatures = 'f.npz'", "metric is missing"),
         ("[stage1]\nepochs = 3", "architecture is missing"),

@@ -269,7 +269,7 @@ def test_the_head_of_a_method_is_what_is_judged_and_kept():
 def test_a_network_that_ends_otherwise_is_refused():
     net = semi_trainer.TinyNet()
     net.fc = nn.Sequential(nn.Linear(6, 3))
-    with pytest.raises(UsageError, match="ends in one linear classifier, that of TinyNet is another"):
+    with pytest.raises(UsageError, match="ends in one linear classifier, and this one ends in another; name another"):
         SemiNetwork(net, FixMatch(Objective(), threshold=0.95, unlabeled_weight=1.0))
 
 

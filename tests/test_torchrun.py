@@ -95,7 +95,7 @@ def test_torchrun_lets_one_process_speak_for_all(tmp_path):
     )
     assert finished.returncode != 0
     assert [line for line in finished.stderr.splitlines() if line.startswith("error:")] == [
-        "error: no such file: lost.npz"
+        "error: no such file: lost.npz; check the path"
     ]
     assert finished.stdout == ""
     assert not any(tmp_path.iterdir())

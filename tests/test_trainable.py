@@ -47,5 +47,5 @@ def test_parameters_of_a_module_with_children_freeze_too():
 
 @pytest.mark.parametrize("name", ["layer4.7", ""])
 def test_a_module_that_is_not_there_is_refused(name):
-    with pytest.raises(UsageError, match="no module is called"):
+    with pytest.raises(UsageError, match="no part of the network is called"):
         train_only(build_model("resnet18", num_classes=3), [name])

@@ -71,7 +71,7 @@ def load_backbone_folder(folder: Path, *, name: str | None = None, overrides: Pr
 def _from_path(spec: str, path: Path, arch: str | None, overrides: Preprocessing | None) -> Backbone:
     if not spec or not path.is_file():
         if arch is not None or "/" in spec or path.suffix in _SUFFIXES:
-            raise DataError(f"no such checkpoint or folder: {spec}")
+            raise DataError(f"no such checkpoint or folder: {spec}; check the path")
         raise UsageError(f"a backbone is {_FORMS}; got {spec!r}{_hint(spec)}")
     origin = origin_of_file(path)
     arch = arch or origin.architecture

@@ -61,7 +61,8 @@ def origin_of_file(path: Path) -> Origin:
         try:
             lines = table.read_text("utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{table} cannot be read as text ({error})") from error
+            reason = error.strerror if isinstance(error, OSError) else "it is not written in UTF-8"
+            raise DataError(f"{table} cannot be read ({reason}); write one class name a line, in UTF-8") from error
         names = _class_table([line.strip() for line in lines if line.strip()], source=str(table))
     return _origin(read_metadata(path), names, source=f"the metadata of {path}")
 
@@ -69,7 +70,7 @@ def origin_of_file(path: Path) -> Origin:
 def _origin(content: dict[str, Any], class_names: list[str] | None, *, source: str) -> Origin:
     architecture = content.get("architecture")
     if not isinstance(architecture, str | None):
-        raise DataError(f"{source}: architecture must be a name, got {architecture!r}")
+        raise DataError(f"{source}: architecture must be a name, got {architecture!r:.80}; mend it")
     if class_names is None and "class_names" in content:
         class_names = _class_table(content["class_names"], source=source)
     try:
@@ -84,7 +85,7 @@ def _origin(content: dict[str, Any], class_names: list[str] | None, *, source: s
 
 def _class_table(names: Any, *, source: str) -> list[str]:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{source} must name every class of the classifier, got {names!r}")
+        raise DataError(f"{source} must name every class of the classifier in a list, got {names!r:.80}; mend it")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"{source} names {', '.join(twice[:5])} more than once; every class has a name of its own")

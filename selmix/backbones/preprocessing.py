@@ -80,9 +80,13 @@ def _resize(model: Any, input_size: tuple[int, int, int]) -> None:
     except Exception as error:  # whatever a foreign architecture raises on a size that it does not take
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(
-            f"{type(model).__name__} does not take images of {height}x{width} pixels ({reason})"
+            f"{type(model).__name__} does not take images of {height}x{width} pixels ({reason}); "
+            "name another input size"
         ) from error
     finally:
         model.train(training)
     if not fits:
-        raise UsageError(f"{type(model).__name__} makes no feature vector of an image of {height}x{width} pixels")
+        raise UsageError(
+            f"{type(model).__name__} makes no feature vector of an image of {height}x{width} pixels; name another "
+            "input size"
+        )

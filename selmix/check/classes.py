@@ -70,7 +70,9 @@ def support_findings(counts: Counts) -> Iterator[Finding]:
     """Refuse a single class, and warn of classes with few images to judge by."""
     if len(counts.get("train", {})) == 1:
         yield fault(
-            "one class", f"there is one class, {next(iter(counts['train']))}", "a classifier needs at least two"
+            "one class",
+            f"there is only one class, {next(iter(counts['train']))!r}, and a classifier needs at least two",
+            "bring images of another",
         )
     for split in ("val", "test"):
         few = [f"{name} ({count})" for name, count in counts.get(split, {}).items() if 0 < count < FEW]

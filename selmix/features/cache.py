@@ -179,7 +179,9 @@ def known_sidecar(folder: Path, identity: Identity, *, named: bool) -> Sidecar |
         if not named or _has_blocks_of(identity, folder):
             logger.warning("%s: %s; written anew", folder, error)
             return None
-        raise DataError(f"{folder}: {error}, or no feature cache's; remove the folder or name another one") from error
+        raise DataError(
+            f"{folder}: {error}, or belongs to something else; remove the folder or name another one"
+        ) from error
     theirs, ours = vars(sidecar.identity), vars(identity)
     differing = [
         name if len(str(ours[name])) > 20 else f"{name} ({theirs[name]} there, {ours[name]} asked for)"

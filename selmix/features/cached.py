@@ -181,4 +181,6 @@ def _check_classes(folder: Path, split: str, labels: Any, left: torch.Tensor, si
     before, after = torch.bincount(torch.from_numpy(labels), minlength=count), torch.bincount(left, minlength=count)
     gone = [sidecar.class_names[label] for label in ((before > 0) & (after == 0)).nonzero().flatten().tolist()]
     if gone and ranks.count == 1:
-        raise DataError(f"{folder}: no image of class {', '.join(gone)} in {split} could be read; mend these")
+        raise DataError(
+            f"{folder}: no image of class {', '.join(gone)} in {split} could be read; bring readable images of it"
+        )

@@ -83,7 +83,9 @@ def read_image(source: ImageSource, position: int) -> Reading:
             try:
                 content = source.paths[position].read_bytes()
             except OSError as error:
-                raise DataError(f"unreadable image {source.paths[position]} ({error.strerror})") from error
+                raise DataError(
+                    f"unreadable image {source.paths[position]} ({error.strerror}); bring it back, or mend its rights"
+                ) from error
             digest = hashlib.sha256(content).hexdigest()
             return Reading(source.decode(position, io.BytesIO(content)), "", stamp, digest)
         digest = None if stamp is None else source.digest(position)

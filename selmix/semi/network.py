@@ -67,7 +67,7 @@ def linear_classifier(backbone: Any) -> tuple[str, nn.Linear]:
     classifier = backbone.get_classifier()
     if not isinstance(classifier, nn.Linear):
         raise UsageError(
-            f"[semi] needs a network that ends in one linear classifier, that of {type(backbone).__name__} is another; "
-            "name another architecture"
+            "[semi] needs a network that ends in one linear classifier, and this one ends in another; name "
+            "another architecture"
         )
     return next(name for name, module in backbone.named_modules() if module is classifier), classifier

@@ -121,7 +121,7 @@ def search(
     settings.check_beside(supervised)
     absent = settings.goals(design).num_cells - len(val.labels.unique())
     if absent:
-        logger.warning("%d classes (in their groups) have no image in validation, which cannot balance them", absent)
+        logger.warning("%d classes (in their groups) have no image in val, which cannot balance them; add some", absent)
     network = prepare_network(state.model, supervised, ALONE)
     for epoch in range(state.epochs, supervised.epochs):
         plan = plan_epoch(train.labels, supervised, epoch=epoch, seed=seed)

@@ -60,7 +60,7 @@ def prepare_classifier(model: nn.Module, objective: Objective, *, fresh: bool = 
     if not isinstance(classifier, nn.Linear) or classifier.bias is None:
         raise UsageError(
             "ldam, sigmoid and sigmoid_focal change the network's last layer, which must be linear and have a bias; "
-            f"it is {classifier}: name another architecture or loss"
+            "that of this one is another: name another architecture or loss"
         )
     name = next(name for name, module in model.named_modules() if module is classifier)
     if objective.cosine_scale is not None:

@@ -67,7 +67,10 @@ class RetrainedClassifier(nn.Module):
         super().__init__()
         head: Any = model.get_classifier()  # type: ignore[operator]
         if not isinstance(head, nn.Linear):
-            raise UsageError(f"only a linear classifier is learned again, that of {type(model).__name__} is another")
+            raise UsageError(
+                "[classifier] learns a linear classifier again, and that of this network is another; name another "
+                "architecture, or leave [classifier] out"
+            )
         self.classifier = next(name for name, module in model.named_modules() if module is head)
         model.reset_classifier(0)  # type: ignore[operator]
         self.trunk = model.requires_grad_(False)

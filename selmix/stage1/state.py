@@ -105,10 +105,7 @@ class TrainingState:
         except pickle.UnpicklingError as error:
             raise DataError(f"{path} holds more than a checkpoint, or is damaged; remove it to begin anew") from error
         except Exception as error:  # whatever the readers raise on foreign bytes
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise DataError(
-                f"{path} is damaged or belongs to another run ({reason}); remove it to begin anew"
-            ) from error
+            raise DataError(f"{path} is damaged or belongs to another run; remove it to begin anew") from error
 
     def _parts(self) -> dict[str, Any]:
         parts = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler, "average": self.average}

@@ -26,7 +26,7 @@ def train_only(model: nn.Module, prefixes: Iterable[str]) -> None:
         if not prefix or prefix not in modules:
             top = ", ".join(name for name, _ in model.named_children())
             near = suggestion(prefix, [*modules][1:], listed=False)
-            raise UsageError(f"trains: no module is called {prefix!r}: {near}; at the top there are {top}")
+            raise UsageError(f"trains: no part of the network is called {prefix!r}: {near}; at the top there are {top}")
 
     def learns(name: str) -> bool:
         return any(f"{name}.".startswith(f"{prefix}.") for prefix in prefixes)
