@@ -39,7 +39,7 @@ class _Extraction(BaseModel):
 
     @model_validator(mode="after")
     def _preprocessing_has_meaning(self) -> Self:
-        if (self.input_size, self.mean, self.std) != (None, None, None):
+        if any(given is not None for given in (self.input_size, self.mean, self.std)):
             self.overrides()
         return self
 

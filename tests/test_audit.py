@@ -201,7 +201,7 @@ def made(classes, confidence, selected, *, num_classes, images=None, lower=None)
     ones = torch.ones(num_classes, dtype=torch.float64)
     found = Candidates(classes, torch.tensor(confidence), torch.zeros(size), torch.zeros(size))
     of_head = torch.where(torch.tensor(selected), classes, -1)
-    precision = Precision(ones, ones if lower is None else lower, ones, ones)
+    precision = Precision(ones, ones if lower is None else lower, ones, ones, ones)
     trusted, opinion = ones > 0, Opinion(ones[:1], ones)
     labels = PoolLabels([of_head], found, ones.diag(), ones, ones, precision, trusted, opinion, ones)
     names = [f"class {label}" for label in range(num_classes)]

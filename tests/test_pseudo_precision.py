@@ -20,6 +20,17 @@ def test_by_hand():
     assert found.overall == pytest.approx(0.5 / 0.95)
     # as 0, three samples of weights 0.05, 0.05 and 0.4
     assert found.evidence.tolist() == pytest.approx([0.5**2 / (2 * 0.05**2 + 0.4**2), 0.45**2 / (0.05**2 + 0.4**2)])
+    # what is not seen: a sample of the other class, taken for this one
+    assert found.unseen.tolist() == pytest.approx([0.4, 0.05])
+    more = [wilson(0.1 / 0.9, 0.9**2 / (2 * 0.05**2 + 2 * 0.4**2)), wilson(0.4 / 0.5, 0.5**2 / (2 * 0.05**2 + 0.4**2))]
+    assert found.lower.tolist() == pytest.approx(more)
+
+
+def wilson(rate: float, count: float, level: float = 0.95) -> float:
+    """Return the one-sided lower bound as its paper has it: centre minus half of the width."""
+    z = norm.ppf(level)
+    centre, half = rate + z**2 / (2 * count), z * math.sqrt(rate * (1 - rate) / count + z**2 / (4 * count**2))
+    return (centre - half) / (1 + z**2 / count)
 
 
 def test_under_the_samples_own_prior_it_is_counting_and_the_bound_is_scipys():
@@ -33,7 +44,8 @@ def test_under_the_samples_own_prior_it_is_counting_and_the_bound_is_scipys():
         right = int((selected == own).sum())
         assert float(found.evidence[own]) == pytest.approx(len(selected))
         assert float(found.estimate[own]) == pytest.approx(right / len(selected))
-        expected = binomtest(right, len(selected), alternative="greater").proportion_ci(0.95, method="wilson").low
+        # with one more that is wrong
+        expected = binomtest(right, len(selected) + 1, alternative="greater").proportion_ci(0.95, method="wilson").low
         assert float(found.lower[own]) == pytest.approx(expected)
 
 
@@ -71,6 +83,21 @@ def test_the_bound_holds_as_often_as_it_says(truth):
     assert holds / 300 >= 0.93
 
 
+def test_the_bound_holds_where_what_errs_is_frequent_in_the_pool_and_has_few_labels():
+    # one in fifty of class 1 passes for class 0: more than a quarter of what does in the pool, and mostly no label
+    generator, prior = torch.Generator().manual_seed(3), torch.tensor([0.05, 0.95])
+    labels = torch.tensor([0] * 200 + [1] * 25)
+    truth, holds, without = 0.05 / (0.05 + 0.95 * 0.02), 0, 0
+    for _ in range(300):
+        pseudo = torch.where((torch.rand(225, generator=generator) < 0.02) & (labels == 1), 0, -1)
+        pseudo[:200] = 0
+        found = pseudo_precision(labels, pseudo, prior)
+        holds += float(found.lower[0]) <= truth
+        without += wilson(float(found.estimate[0]), float(found.evidence[0])) <= truth
+    assert holds / 300 >= 0.93
+    assert without / 300 < 0.5  # in 0.98^25 = 60 % of the cases nobody errs
+
+
 def test_weights_are_worth():
     labels, pseudo = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([0, 1, 0, 1, 1])
     prior = torch.tensor([0.5, 0.5])
@@ -95,9 +122,10 @@ def test_without_evidence_nothing_is_trusted():
     assert found.estimate[0] == 1
     assert found.estimate[1:].isnan().all()
     assert found.lower[1:].tolist() == found.evidence[1:].tolist() == [0, 0]
-    # 30 of 30: 30 / (30 + z^2) = 0.917
-    assert found.trusted(0.9).tolist() == [True, False, False]
-    assert found.trusted(0.93).tolist() == [False] * 3
+    # 30 of 30, and one of class 1 that is not seen
+    bound = wilson(30 / 31, 31)
+    assert found.trusted(bound - 1e-9).tolist() == [True, False, False]
+    assert found.trusted(bound + 1e-9).tolist() == [False] * 3
     assert found.trusted(0).tolist() == [True, False, False]
     nobody = pseudo_precision(labels[:0], pseudo[:0], torch.ones(2) / 2)
     assert not nobody.trusted(0).any()
@@ -116,12 +144,10 @@ def test_the_bound_of_one_sample_is_finite():
 def test_several_pseudo_classes_together_are_one():
     labels, pseudo = torch.tensor([0, 0, 0, 1, 1, 2]), torch.tensor([0, 1, -1, 1, 0, 2])
     found = pseudo_precision(labels, pseudo, torch.tensor([0.6, 0.2, 0.2]))
-    # samples of class 0 weigh 0.2, those of class 1 0.1: right are 0.2 and 0.1 of 0.3 and 0.3
+    # samples of class 0 weigh 0.2, those of class 1 0.1: right are 0.2 and 0.1 of 0.3 and 0.3; that of class 2 weighs 0.2
     estimate, lower = found.together(torch.tensor([True, True, False]), level=0.9)
     assert estimate == pytest.approx(0.3 / 0.6)
-    count, z = 0.6**2 / (2 * 0.2**2 + 2 * 0.1**2), norm.ppf(0.9)
-    centre, half = 0.5 + z**2 / (2 * count), z * math.sqrt(0.25 / count + z**2 / (4 * count**2))
-    assert lower == pytest.approx((centre - half) / (1 + z**2 / count))
+    assert lower == pytest.approx(wilson(0.3 / 0.8, 0.8**2 / (3 * 0.2**2 + 2 * 0.1**2), level=0.9))
     estimate, lower = found.together(torch.zeros(3, dtype=torch.bool))
     assert math.isnan(estimate)
     assert lower == 0

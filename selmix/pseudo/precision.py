@@ -6,14 +6,19 @@ selected as nothing is one more column, and the pool's prior pi, the precision o
     pi_j R_jj / sum_i pi_i R_ij:
 
 a weighted mean, over the labeled samples that are selected as j, of whether they are of class j. Sample s of class i
-weighs v_s = w_s pi_i / sum of w over class i, so the mean is worth n_j = (sum v)^2 / sum v^2 equal samples (Kish), and
-gets the lower bound of Wilson at that n_j.
+weighs v_s = w_s pi_i / sum of w over class i, so the mean is worth n_j = (sum v)^2 / sum v^2 equal samples (Kish).
+
+What is not seen may still be there: a class that is frequent in the pool and has few labels weighs much, and if none of
+its labels happens to be selected as j, the mean knows nothing of it. So the lower bound is that of Wilson for the same
+samples and one more that is wrong, of the other class whose samples weigh most. Without
+it the bound of a class that is rare in the pool and frequent among the labels would hold in half of the cases.
 
 Where nothing is known the guard says no: a class as which no labeled sample is selected has precision nan and bound 0.
 What a class without judged samples contributes to others cannot be known and is not counted; neither is what images of
 no known class contribute (`novelty.py`).
 
-Sources: Wilson, JASA 1927; Kish, Survey Sampling, 1965 (effective size).
+Sources: Wilson, JASA 1927; Kish, Survey Sampling, 1965 (effective size); Fay and Feuer, Statistics in Medicine 1997
+(a bound of a weighted sum of rates that counts one more of the heaviest).
 """
 
 from dataclasses import dataclass
@@ -30,12 +35,14 @@ class Precision:
         estimate: float64 [k]; nan where no labeled sample is selected.
         lower: float64 [k], one-sided lower confidence bound; 0 where no labeled sample is selected.
         evidence: float64 [k], how many equal samples the estimate is worth.
+        unseen: float64 [k], weight of a sample of the other class whose samples weigh most.
         share: float64 [k], of the pool, that is to be expected as this pseudo-class.
     """
 
     estimate: torch.Tensor
     lower: torch.Tensor
     evidence: torch.Tensor
+    unseen: torch.Tensor
     share: torch.Tensor
 
     @property
@@ -51,9 +58,9 @@ class Precision:
         kept = classes & (self.evidence > 0)
         share = self.share[kept].sum()
         squares = (self.share[kept].square() / self.evidence[kept]).sum()
-        estimate = (self.estimate[kept] * self.share[kept]).sum() / share
-        count = share.square() / squares.clamp_min(1e-300)
-        return float(estimate), float(wilson_lower(estimate.nan_to_num(), count, level=level))
+        right = (self.estimate[kept] * self.share[kept]).sum()
+        unseen = self.unseen[kept].amax() if kept.any() else share
+        return float(right / share), float(_lower(right, share, squares, unseen, level=level))
 
     def trusted(self, bound: float) -> torch.Tensor:
         """Return the pseudo-classes whose precision is at least `bound`, surely: bool [k]; none without evidence."""
@@ -92,8 +99,21 @@ def pseudo_precision(
     # a sample of weight w < 1 is worth w samples, not a whole one: v^2 / w
     squares = per_class(as_class, own.square() / weights[chosen].clamp_min(1e-300))
     evidence = torch.where(share > 0, share.square() / squares.clamp_min(1e-300), 0)
-    estimate = right / share  # nan where there is none
-    return Precision(estimate, wilson_lower(estimate.nan_to_num(), evidence, level=level), evidence, share)
+    heaviest = torch.where(support > 0, prior.double() / support.clamp_min(1), 0)  # no class is more than its share
+    first, second = (*heaviest.topk(min(2, num_classes)).values, heaviest.new_zeros(()))[:2]
+    unseen = first.repeat(num_classes)
+    unseen[heaviest.argmax()] = second
+    lower = torch.where(evidence > 0, _lower(right, share, squares, unseen, level=level), 0)
+    return Precision(right / share, lower, evidence, unseen, share)  # the estimate is nan where there is none
+
+
+def _lower(
+    right: torch.Tensor, share: torch.Tensor, squares: torch.Tensor, unseen: torch.Tensor, *, level: float
+) -> torch.Tensor:
+    """Return the bound of right / share, sums of v, with one more sample that is wrong; `squares` are sums of v^2."""
+    total = share + unseen
+    count = total.square() / (squares + unseen.square()).clamp_min(1e-300)
+    return wilson_lower(right / total.clamp_min(1e-300), count, level=level)
 
 
 def wilson_lower(rate: torch.Tensor, count: torch.Tensor, *, level: float) -> torch.Tensor:
