@@ -144,7 +144,7 @@ def test_the_bound_of_one_sample_is_finite():
 def test_several_pseudo_classes_together_are_one():
     labels, pseudo = torch.tensor([0, 0, 0, 1, 1, 2]), torch.tensor([0, 1, -1, 1, 0, 2])
     found = pseudo_precision(labels, pseudo, torch.tensor([0.6, 0.2, 0.2]))
-    # samples of class 0 weigh 0.2, those of class 1 0.1: right are 0.2 and 0.1 of 0.3 and 0.3; one of class 2 weighs 0.2
+    # samples of class 0 weigh 0.2, those of class 1 0.1: right are 0.2 and 0.1 of 0.3 and 0.3; one of class 2 0.2
     estimate, lower = found.together(torch.tensor([True, True, False]), level=0.9)
     assert estimate == pytest.approx(0.3 / 0.6)
     assert lower == pytest.approx(wilson(0.3 / 0.8, 0.8**2 / (3 * 0.2**2 + 2 * 0.1**2), level=0.9))

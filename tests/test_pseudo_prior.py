@@ -107,7 +107,7 @@ def test_the_interval_covers():
 
 
 def test_the_interval_covers_where_few_labels_show_no_spread():
-    # of 20 labels of a class some ways to err are not seen at all: without the imaginary sample the interval of class 0,
+    # of 20 labels of a class some ways to err are not seen at all: without the imaginary sample that of class 0,
     # which the others are taken for, holds in 82 %
     generator, sizes, prior = np.random.default_rng(6), np.array([200, 100, 60, 30, 20]), PRIORS["reversed"]
     rates, covered = random_rates(3).numpy(), np.zeros(K)
