@@ -9,6 +9,7 @@ WEIGHED = ("mean_recall", "min_recall", "accuracy")
 _PANELS = (("mean_recall", "min_recall"), ("accuracy", "min_recall"))
 _MARKS = {"before": "s", "balanced": "^"}  # a tuned head is a circle
 _NEAR = 0.03  # of an axis: labels of points closer than that share a place
+_LEAST = 5.0  # points that an axis spans, so that ties look like ties
 _LONGEST = 34  # letters of a name in the key
 
 
@@ -50,7 +51,10 @@ def pareto_figure(document: dict[str, Any], split: str) -> str:
         for axes, pair in zip(panels, _PANELS, strict=True):
             points = [[_percent(head[split][name]) for name in pair] for head in heads]
             # a poor head before tuning must not squeeze all others into a corner
-            spans = [_span([own[axis][0] for own in points[1:]]) for axis in (0, 1)]
+            near = [
+                own for head, own in zip(heads, points, strict=True) if head["head"] != "before" or "before" in front
+            ]
+            spans = [_span([own[axis][0] for own in near]) for axis in (0, 1)]
             shown = [all(low <= own[axis][0] <= high for axis, (low, high) in enumerate(spans)) for own in points]
             outside |= {number for number, inside in enumerate(shown) if not inside}
             for head, ((x, dx), (y, dy)) in zip(heads, points, strict=True):
@@ -80,9 +84,9 @@ def _percent(figures: dict[str, float | None]) -> tuple[float, float]:
 
 
 def _span(values: list[float]) -> tuple[float, float]:
-    """Return limits with room for marks and labels around the values, of a point at least."""
+    """Return limits with room for marks and labels around the values, of five points at least."""
     low, high = min(values), max(values)
-    room = 0.2 * max(high - low, 1.0)
+    room = max(0.2 * (high - low), (_LEAST - high + low) / 2)
     return low - room, high + room
 
 

@@ -9,7 +9,8 @@ from selmix.constraints import parse_constraint
 from selmix.data.spec import DataSpec, load_data_spec
 from selmix.errors import UsageError
 from selmix.faults import read_toml
-from selmix.recipe import FinetuneRecipe, build_recipe, parse_metrics, pseudo_settings, refine_settings
+from selmix.option_words import parse_metrics
+from selmix.recipe import FinetuneRecipe, build_recipe, pseudo_settings, refine_settings
 from selmix.shipped import PREFIX, shipped_folder
 from selmix.stages import TABLE, split_stages, stage_two
 from selmix.train_recipe import TrainRecipe, train_settings

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from selmix.shipped import shipped_recipes
 
 _PARTS = ("Source", "Published", "Here", "Run")
 
@@ -44,3 +47,13 @@ def read_header(path: Path) -> Header:
         texts.setdefault(part, []).append(text)
     joined = {name: " ".join(lines) for name, lines in texts.items() if name not in ("", "Run")}
     return Header(" ".join(texts[""]), joined, texts.get("Run", []))
+
+
+def shipped_headers() -> list[dict[str, Any]]:
+    """Return for each recipe that ships its name, the verb that runs it, its claim, and its commands."""
+    rows = []
+    for name, path in shipped_recipes().items():
+        header = read_header(path)
+        verb = header.commands[0].split()[1] if header.commands else ""
+        rows.append({"name": name, "verb": verb, "claim": header.claim, "commands": header.commands})
+    return rows

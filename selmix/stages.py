@@ -19,7 +19,8 @@ from selmix.errors import DataError, UsageError, unwritable
 from selmix.faults import read_toml
 from selmix.features.extract import Track
 from selmix.finetuning import SEEDS, check_request
-from selmix.recipe import FinetuneRecipe, build_recipe, parse_metrics, parse_seeds, read_recipe
+from selmix.option_words import parse_metrics, parse_seeds
+from selmix.recipe import FinetuneRecipe, build_recipe, read_recipe
 from selmix.run import RESULT
 from selmix.sweep import SWEEP, finetune_all
 from selmix.train_recipe import TrainRecipe, train_settings

@@ -341,7 +341,7 @@ def test_classes_without_validation_are_told(caplog):
     train, val = points([20, 10, 5], 1), points([10, 5], 2)
     state, design, searching = begin(train)
     next(search(state, searching, train, val, design, SEARCH, LOOP, seed=0))
-    assert "1 classes (in their groups) have no image in validation" in caplog.text
+    assert "1 classes (in their groups) have no image in val," in caplog.text
 
 
 def test_validation_error_by_hand():

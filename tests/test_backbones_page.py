@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from selmix.backbones import Preprocessing, build_model, hub, load_backbone
 from selmix.backbones.models import OWN
 from selmix.checkpoints import WRAPPERS
-from selmix.recipe import parse_preprocessing
+from selmix.option_words import parse_preprocessing
 
 PAGE = (Path(__file__).parent.parent / "docs" / "backbones.md").read_text()
 LINES = re.findall(r"^--backbone .*$", PAGE, flags=re.MULTILINE)

@@ -18,8 +18,8 @@ from selmix.data.splits import draw_per_class
 from selmix.errors import DataError, UsageError
 from selmix.features.labeled import FeatureData
 from selmix.metrics import METRICS
+from selmix.option_words import parse_seeds
 from selmix.pipeline import tune
-from selmix.recipe import parse_seeds
 from selmix.stage2.settings import RefineSettings
 from selmix.verdict import Scores, summarise
 

@@ -56,6 +56,7 @@ FLOORS = [
         "generations",
         "head_file",
         "manifest",
+        "option_words",
         "pareto",
         "pipeline",
         "preparation",

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from selmix.backbones import Preprocessing, build_model, load_backbone
 from selmix.commands import app
 from selmix.errors import UsageError
-from selmix.recipe import CompareRecipe, FinetuneRecipe, build_recipe, parse_preprocessing
+from selmix.option_words import parse_preprocessing
+from selmix.recipe import CompareRecipe, FinetuneRecipe, build_recipe
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,9 @@ from pathlib import Path
 import pytest
 
 from selmix.errors import UsageError
+from selmix.option_words import parse_assignments
 from selmix.pseudo.settings import PseudoSettings
-from selmix.recipe import (
-    FinetuneRecipe,
-    build_recipe,
-    load_recipe,
-    parse_assignments,
-    refine_settings,
-)
+from selmix.recipe import FinetuneRecipe, build_recipe, load_recipe, refine_settings
 from selmix.semi.settings import SemiSettings
 from selmix.shipped import shipped_recipe
 from selmix.stage1.autobalance_settings import AutoBalanceSettings

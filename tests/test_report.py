@@ -273,7 +273,13 @@ def test_the_page_of_a_sweep(runs):
         if head["folder"]:
             assert f"{head['folder']}/seed0/report.html" in page.asks
             assert (folder / head["folder"] / "seed0" / "report.html").is_file()
-    assert f"no other head beats {', '.join(document['pareto']['test'])} in" in page.text
+    front = document["pareto"]["test"]
+    shown = [", ".join(front[:-1]), front[-1]] if len(front) > 1 else front
+    assert f"On the front on test: {' and '.join(shown)}." in page.text
+    own = {head["head"]: head["test"] for head in document["heads"]}
+    for name in document["metrics"]:
+        gain = 100 * (own[name][name]["mean"] - own["before"][name]["mean"])
+        assert f"{name} {gain:+.1f}".replace("-", "\N{MINUS SIGN}") in page.text
     assert "--metric 'macro_f1,0.5*accuracy + 0.5*min_recall' --seeds 0" in page.text
 
 

@@ -205,7 +205,7 @@ def test_settings_without_meaning_are_refused(values, message):
 
 
 def test_a_classifier_that_is_not_one_linear_layer_is_refused():
-    with pytest.raises(UsageError, match="only a linear classifier is learned again"):
+    with pytest.raises(UsageError, match="learns a linear classifier again, and that of this network is another"):
         RetrainedClassifier(
             build_model("cifar_resnet20", num_classes=0), RetrainSettings(), generator=torch.Generator()
         )

@@ -125,5 +125,5 @@ def test_a_network_without_a_linear_classifier_is_refused(objective):
         build_model("cifar_resnet20", num_classes=0),
         timm.create_model("mobilenetv3_small_050", num_classes=0),
     ):
-        with pytest.raises(UsageError, match="it is Identity"):
+        with pytest.raises(UsageError, match="which must be linear and have a bias; that of this one is another"):
             prepare_classifier(model, objective)

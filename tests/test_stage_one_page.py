@@ -13,7 +13,8 @@ from builders import write_image_folder
 from typer.testing import CliRunner
 
 from selmix.commands import app
-from selmix.recipe import load_recipe, parse_assignments
+from selmix.option_words import parse_assignments
+from selmix.recipe import load_recipe
 from selmix.train_recipe import TrainRecipe, train_settings
 
 ROOT = Path(__file__).parent.parent

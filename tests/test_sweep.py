@@ -11,8 +11,8 @@ from safetensors.numpy import load_file
 from test_commands import features, run
 
 from selmix.errors import UsageError
+from selmix.option_words import parse_metrics
 from selmix.pareto import non_dominated
-from selmix.recipe import parse_metrics
 from selmix.sweep import metric_folder
 
 OWN = "0.5*mean_recall + 0.5*min(recall[0], recall[2])"

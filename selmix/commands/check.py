@@ -44,8 +44,8 @@ def check(
     with alone("check", quiet=quiet, debug=debug):
         from selmix.backbones import Preprocessing, load_backbone
         from selmix.check.report import check_data, write_findings
+        from selmix.option_words import parse_preprocessing
         from selmix.pipeline import choose_device
-        from selmix.recipe import parse_preprocessing
 
         if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
             raise UsageError(f"--out must be a file in a folder that exists, got {file}")

@@ -46,8 +46,9 @@ def compare(
     Figures on val are out-of-fold. The best rival is chosen on test, which favours it. docs/ladder.md explains methods.
     """
     from selmix.compare import compare as compare_recipe
+    from selmix.option_words import parse_assignments, parse_metrics, parse_names, parse_seeds
     from selmix.pipeline import choose_device
-    from selmix.recipe import CompareRecipe, build_recipe, parse_assignments, parse_metrics, parse_names, parse_seeds
+    from selmix.recipe import CompareRecipe, build_recipe
 
     with alone("compare", quiet=quiet, debug=debug):
         content = extracting.extraction(arch, input_size, mean, std, dtype, views, bad_image)

@@ -37,8 +37,9 @@ def demo(
     The same as: selmix finetune --backbone shipped:fashion_resnet32 --data shipped:fashion_mnist_lt --metric min_recall
     """
     from selmix.finetuning import finetune
+    from selmix.option_words import parse_assignments
     from selmix.pipeline import choose_device
-    from selmix.recipe import FinetuneRecipe, load_recipe, parse_assignments, stage_two_tables
+    from selmix.recipe import FinetuneRecipe, load_recipe, stage_two_tables
     from selmix.run import is_run_of
     from selmix.shipped import shipped_recipe
 

@@ -57,7 +57,7 @@ def extraction(
     bad_image: OnBadImage,
 ) -> dict[str, Any]:
     """Return what a recipe says of how images become features."""
-    from selmix.recipe import parse_preprocessing
+    from selmix.option_words import parse_preprocessing
 
     more = {"arch": arch, "dtype": str(dtype), "views": views, "on_bad_image": str(bad_image)}
     return parse_preprocessing(size, mean, std) | more

@@ -50,16 +50,10 @@ def finetune(
     Exit codes: 0 ok, 2 usage, 3 data or checkpoint problem, 4 a constraint was not met (the run is complete),
     5 diverged.
     """
+    from selmix.option_words import parse_assignments, parse_metrics, parse_seeds
     from selmix.pipeline import choose_device
     from selmix.ranks import join_ranks
-    from selmix.recipe import (
-        FinetuneRecipe,
-        build_recipe,
-        parse_assignments,
-        parse_metrics,
-        parse_seeds,
-        stage_two_tables,
-    )
+    from selmix.recipe import FinetuneRecipe, build_recipe, stage_two_tables
     from selmix.sweep import finetune_all
 
     ranks = join_ranks()

@@ -1,10 +1,14 @@
 """`selmix recipes`: what ships, and whether a recipe is in order."""
 
 import json
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Column, Table
 
 from selmix.commands.completion import recipe_names
 from selmix.commands.console import err, guarded, out
@@ -26,19 +30,17 @@ _Name = Annotated[
 def list_recipes(as_json: Json = False, debug: Debug = False) -> None:
     """List the recipes and data specs that ship: name, the verb that runs them, what they claim."""
     with guarded(quiet=False, debug=debug):
-        from selmix.recipe_header import read_header
+        from selmix.recipe_header import shipped_headers
 
-        rows = []
-        for name, path in shipped_recipes().items():
-            header = read_header(path)
-            verb = header.commands[0].split()[1] if header.commands else ""
-            rows.append({"name": name, "verb": verb, "claim": header.claim, "commands": header.commands})
         if as_json:
-            print(json.dumps(rows, indent=1))
+            print(json.dumps(shipped_headers(), indent=1))
             return
-        for row in rows:
-            out.print(f"{row['name']} ({row['verb']})", markup=False, highlight=False, style="bold")
-            out.print(f"  {row['claim']}", markup=False, highlight=False, soft_wrap=True)
+        table = Table(Column("recipe", no_wrap=True), "verb", "what it claims", box=SIMPLE_HEAD)
+        for _, rows in groupby(shipped_headers(), key=lambda row: row["name"].partition("/")[0]):
+            for row in rows:
+                table.add_row(row["name"], row["verb"], escape(row["claim"]))
+            table.add_section()
+        out.print(table)
 
 
 @app.command("show", epilog=epilog(RECIPES["show"]))

@@ -49,8 +49,8 @@ def run(
     Exit codes: 0 ok, 2 usage, 3 data or checkpoint problem, 4 a constraint was not met (the run is complete),
     5 diverged.
     """
+    from selmix.option_words import parse_assignments
     from selmix.pipeline import choose_device
-    from selmix.recipe import parse_assignments
     from selmix.shipped import recipe_file
     from selmix.stages import STAGE1, STAGE2, read_stages, run_stages
 

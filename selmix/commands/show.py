@@ -63,6 +63,7 @@ def _certainty(document: dict[str, Any], key: str) -> str:
         return ""
     low, high = document["interval"][key]["test"][document["metric"]]
     verdict = ": not distinguishable" if low <= 0 <= high else ""
+    verdict = ": the two are alike" if low == high == 0 else verdict
     return f" (95 % interval {interval(low, high)}{verdict})"
 
 

@@ -39,9 +39,9 @@ def train(
     """
     import torch
 
+    from selmix.option_words import parse_assignments
     from selmix.pipeline import choose_device
     from selmix.ranks import join_ranks
-    from selmix.recipe import parse_assignments
     from selmix.shipped import recipe_file
     from selmix.stages import train_recipe
     from selmix.training import train_backbone

@@ -30,13 +30,14 @@ def headline(run: Run) -> tuple[str, list[str]]:
         bounds = document["interval"].get(key, {}).get("test", {}).get(name)
         if bounds:
             unsure = "; the samples do not tell the two apart" if bounds[0] <= 0 <= bounds[1] else ""
+            unsure = "; the two are alike" if bounds[0] == bounds[1] == 0 else unsure
             text += f" (95 % interval {between(bounds)}{unsure})"
         lines.append(text + ".")
     paid = [f"{own} {points(fall)}" for fall, own in costs(document, split)]
     lines.append(f"Paid for with recall of {listed(paid)} points." if paid else "No class lost half a point of recall.")
     moved = _moves(document, split)
     fallen = [f"{own} {points(change)}" for own, change in sorted(moved.items(), key=_second) if change < -COST]
-    lines += [f"Metrics that fell: {listed(fallen)}."] if fallen else []
+    lines += [f"Metrics that fell by half a point or more: {listed(fallen)}."] if fallen else []
     return title, lines
 
 
@@ -65,9 +66,13 @@ def metrics(run: Run) -> Section:
     document, split = run.document, run.split
     ranked = sorted(_moves(document, split).items(), key=_second)
     up, down = ([(name, own) for name, own in ranked if sign * own > 0.0005] for sign in (1, -1))
-    lead = f"{count(len(up), 'metric')} of {len(ranked)} rose on {split}"
+    lead = f"Of {count(len(ranked), 'metric')} that have a value and of which more is better, {len(up)} rose on {split}"
     lead += f", most of all {up[-1][0]} by {percent(up[-1][1])} points" if up else ""
-    lead += f"; these fell: {listed([f'{name} {points(own)}' for name, own in down])}." if down else "; none fell."
+    lead += (
+        f"; these fell, if only a little: {listed([f'{name} {points(own)}' for name, own in down])}."
+        if down
+        else "; none fell."
+    )
     body = Markup("")
     for part in sorted(document["after"], key=lambda own: own != split):
         role = "looked at once, at the end" if part == "test" else "out of fold, but it steered the tuning"

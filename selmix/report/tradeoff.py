@@ -10,7 +10,7 @@ from selmix.report.material import repeated
 from selmix.report.section import Section
 from selmix.report.several import spread_of
 from selmix.report.tables import Cell, Row, figure, soft, table
-from selmix.report.words import count
+from selmix.report.words import count, listed, points
 
 
 def tradeoff(document: dict[str, Any], drawing: str, recipe: dict[str, Any]) -> tuple[str, list[str], list[Section]]:
@@ -23,10 +23,12 @@ def tradeoff(document: dict[str, Any], drawing: str, recipe: dict[str, Any]) -> 
     """
     split, metrics, numbers = "val" if document["optimistic"] else "test", document["metrics"], document["seeds"]
     front = document["pareto"][split]
-    title = f"{count(len(metrics), 'metric')} tuned for, {count(len(numbers), 'seed')} each"
+    gains = [f"{name} {points(gain)}" for name, gain in _own_gains(document, split)]
+    title = f"Tuned for one metric each: {listed(gains, most=4)} points on {split}"
     weighed = ", ".join(document["pareto"]["metrics"])
     lines = [
-        f"On {split} no other head beats {', '.join(front)} in {weighed}.",
+        f"{count(len(numbers), 'seed')} each; points over the {document['before_is']}.",
+        f"On the front on {split}: {listed(front)}. No other head beats any of these in {weighed} together.",
         "To pick one of these heads by its figures on test is to choose on test: sweep.json has the front of val, too.",
     ]
     columns = list(dict.fromkeys([*document["pareto"]["metrics"], *metrics]))
@@ -46,12 +48,24 @@ def tradeoff(document: dict[str, Any], drawing: str, recipe: dict[str, Any]) -> 
     )
     sections = [
         Section("heads", "What one metric costs the others", lead, heads, "Heads"),
-        Section("front", "The front", lines[0], figure(drawn, label=f"heads by {weighed} on {split}"), "Front"),
+        Section("front", "The front", lines[1], figure(drawn, label=f"heads by {weighed} on {split}"), "Front"),
     ]
     sections += _kept(document)
     recipe = recipe | {"metric": ",".join(metrics)}
     command = command_of(document["command"], recipe, len(document["class_names"]), seeds=numbers)
     return title, lines, [*sections, repeated(command, document, "")]
+
+
+def _own_gains(document: dict[str, Any], split: str) -> list[tuple[str, float | None]]:
+    """Return the change of each metric over the head before, in the mean of seeds, of the head tuned for it."""
+    means = {
+        head["head"]: {name: own and own["mean"] for name, own in head[split].items()} for head in document["heads"]
+    }
+    changes = []
+    for name in document["metrics"]:
+        after, before = means[name][name], means["before"][name]
+        changes.append((name, None if after is None or before is None else after - before))
+    return changes
 
 
 def _linked(head: dict[str, Any], seeds: list[int]) -> Markup | str:
