@@ -92,7 +92,10 @@ def notes(counts: Counts, misnamed: Collection[str] = ()) -> list[str]:
                 "mean_recall, min_recall, geometric_mean and harmonic_mean do not, macro_f1 in part"
             )
     if "train" in counts and "val" not in {*counts, *misnamed}:
-        said.append("there is no val: a fifth of train will be set aside, class by class")
+        said.append(
+            "there is no val: a fifth of train will be set aside, class by class, and the rest says which classes are "
+            "head, medium and tail"
+        )
     if "train" in counts and "test" not in {*counts, *misnamed}:
         said.append("there is no test: figures of val steered the tuning and are optimistic")
     return said
