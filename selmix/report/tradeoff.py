@@ -23,11 +23,11 @@ def tradeoff(document: dict[str, Any], drawing: str, recipe: dict[str, Any]) -> 
     """
     split, metrics, numbers = "val" if document["optimistic"] else "test", document["metrics"], document["seeds"]
     front = document["pareto"][split]
-    gains = [f"{name} {points(gain)}" for name, gain in _own_gains(document, split)]
-    title = f"Tuned for one metric each: {listed(gains, most=4)} points on {split}"
+    title = f"Tuned for one metric each: {_own_gains(document, split, 'before')} points on {split}"
     weighed = ", ".join(document["pareto"]["metrics"])
     lines = [
         f"{count(len(numbers), 'seed')} each; points over the {document['before_is']}.",
+        f"Over a class-balanced head on the same labels: {_own_gains(document, split, 'balanced')} points.",
         f"On the front on {split}: {listed(front)}. No other head beats any of these in {weighed} together.",
         "To pick one of these heads by its figures on test is to choose on test: sweep.json has the front of val, too.",
     ]
@@ -48,7 +48,7 @@ def tradeoff(document: dict[str, Any], drawing: str, recipe: dict[str, Any]) -> 
     )
     sections = [
         Section("heads", "What one metric costs the others", lead, heads, "Heads"),
-        Section("front", "The front", lines[1], figure(drawn, label=f"heads by {weighed} on {split}"), "Front"),
+        Section("front", "The front", lines[2], figure(drawn, label=f"heads by {weighed} on {split}"), "Front"),
     ]
     sections += _kept(document)
     recipe = recipe | {"metric": ",".join(metrics)}
@@ -56,16 +56,16 @@ def tradeoff(document: dict[str, Any], drawing: str, recipe: dict[str, Any]) -> 
     return title, lines, [*sections, repeated(command, document, "")]
 
 
-def _own_gains(document: dict[str, Any], split: str) -> list[tuple[str, float | None]]:
-    """Return the change of each metric over the head before, in the mean of seeds, of the head tuned for it."""
+def _own_gains(document: dict[str, Any], split: str, other: str) -> str:
+    """Return the change of each metric over another head, in the mean of seeds, of the head tuned for it."""
     means = {
         head["head"]: {name: own and own["mean"] for name, own in head[split].items()} for head in document["heads"]
     }
     changes = []
     for name in document["metrics"]:
-        after, before = means[name][name], means["before"][name]
-        changes.append((name, None if after is None or before is None else after - before))
-    return changes
+        after, start = means[name][name], means[other][name]
+        changes.append(f"{name} {points(None if after is None or start is None else after - start)}")
+    return listed(changes, most=4)
 
 
 def _linked(head: dict[str, Any], seeds: list[int]) -> Markup | str:
