@@ -68,11 +68,8 @@ def metrics(run: Run) -> Section:
     up, down = ([(name, own) for name, own in ranked if sign * own > 0.0005] for sign in (1, -1))
     lead = f"Of {count(len(ranked), 'metric')} that have a value and of which more is better, {len(up)} rose on {split}"
     lead += f", most of all {up[-1][0]} by {percent(up[-1][1])} points" if up else ""
-    lead += (
-        f"; these fell, if only a little: {listed([f'{name} {points(own)}' for name, own in down])}."
-        if down
-        else "; none fell."
-    )
+    fallen = listed([f"{name} {points(own)}" for name, own in down])
+    lead += f"; {len(down)} fell (by 0.1 points or more): {fallen}." if down else "; none fell."
     body = Markup("")
     for part in sorted(document["after"], key=lambda own: own != split):
         role = "looked at once, at the end" if part == "test" else "out of fold, but it steered the tuning"
