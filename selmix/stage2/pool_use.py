@@ -96,8 +96,9 @@ class PoolUse:
             better = better and missed[0] <= missed[1]
         helps = bool(plan.ranks.first(torch.tensor(better)))
         logger.info(
-            "heads tuned with the pool differ by %+.1f points (standard error %.1f) out of fold: it is %s",
+            "heads tuned with the pool differ by %+.1f points of %s (standard error %.1f) out of fold: it is %s",
             100 * difference,
+            metric.name,
             100 * error,
             "used" if helps else "left aside",
         )
