@@ -109,7 +109,7 @@ def finetune_seeds(
         DataError: for faulty data, features or weights.
     """
     check_request(recipe, ranks)
-    with run_folder(out, overwrite=overwrite, result=SEEDS, ranks=ranks):
+    with run_folder(out, overwrite=overwrite, result=SEEDS, ranks=ranks) as overwrite:
         if ranks.leads:
             (out / SEEDS).unlink(missing_ok=True)
         job = prepare_job(recipe, [recipe.metric], device=device, track=track, ranks=ranks)

@@ -1,6 +1,7 @@
 """A run on disk: one folder with what was asked, what came out, and what is needed to repeat it."""
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import tomli_w
 import torch
+from filelock import FileLock, Timeout
 
 from selmix.agreement import all_texts, together
 from selmix.audit.document import PoolAudit
@@ -21,15 +23,18 @@ from selmix.ranks import ALONE, Ranks
 from selmix.report.record import RECORD, REPORT
 from selmix.report.samples import SAMPLES
 
-RESULT = "result.json"
+RESULT, UNFINISHED = "result.json", ".unfinished"
 _SPLITS = "splits.json"
 _GATHERED = 1 << 20  # sample names that still go into one file
 
+logger = logging.getLogger(__name__)
+
 
 @contextmanager
-def run_folder(out: Path, *, overwrite: bool, result: str = RESULT, ranks: Ranks = ALONE) -> Iterator[None]:
+def run_folder(out: Path, *, overwrite: bool, result: str = RESULT, ranks: Ranks = ALONE) -> Iterator[bool]:
     """Make the run folder before anything expensive starts; take it away again if nothing came of it.
 
+    A mark in it says that a run has begun and not ended; whoever comes later may replace what a killed run has left.
     Of several processes rank 0 does so; all fail if it cannot.
 
     Args:
@@ -38,32 +43,47 @@ def run_folder(out: Path, *, overwrite: bool, result: str = RESULT, ranks: Ranks
         result: name of the file that a finished run has.
         ranks: the processes.
 
+    Yields:
+        Whether finished runs inside of it may be replaced; rank 0 alone knows.
+
     Raises:
         UsageError: if `out` is a file or cannot be made, holds a run and `overwrite` is off, or holds other files.
     """
+    lock = FileLock(out / UNFINISHED, timeout=0)
     with together(ranks):
         if ranks.leads:
-            _make(out, overwrite=overwrite, result=result)
+            overwrite = _enter(out, lock, overwrite=overwrite, result=result)
     try:
-        yield
+        yield overwrite
     finally:
-        if ranks.leads and not any(out.iterdir()):
-            out.rmdir()
+        if ranks.leads and out.is_dir():
+            if (out / result).is_file() or [path.name for path in out.iterdir()] == [UNFINISHED]:
+                (out / UNFINISHED).unlink(missing_ok=True)
+            if not any(out.iterdir()):
+                out.rmdir()
+        lock.release()
 
 
-def _make(out: Path, *, overwrite: bool, result: str) -> None:
+def _enter(out: Path, lock: FileLock, *, overwrite: bool, result: str) -> bool:
+    unfinished = (out / UNFINISHED).is_file()
     if out.is_dir() and any(out.iterdir()):
-        if not (out / result).is_file():
+        if (out / result).is_file():
+            if not overwrite:
+                raise UsageError(f"--out {out} holds a finished run; name a new folder or add --overwrite")
+        elif not unfinished:
             raise UsageError(f"--out {out} holds files that are no run of selmix; name a new folder")
-        if not overwrite:
-            raise UsageError(f"--out {out} holds a finished run; name a new folder or add --overwrite")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
-        probe.touch()
-        probe.unlink()
+        lock.acquire()
+    except Timeout:
+        raise UsageError(f"another run is writing to --out {out}; wait for it, or name a new folder") from None
     except OSError as error:
         raise unwritable(out, error) from error
+    if unfinished:
+        logger.warning("%s holds what a run left that did not end; it is replaced", out)
+        for old in out.glob(".*.[0-9]*"):  # of writers that were killed
+            old.unlink()
+    return overwrite or unfinished
 
 
 def write_run(

@@ -90,7 +90,7 @@ def finetune_sweep(
     """
     for name in metrics:
         check_request(recipe.model_copy(update={"metric": name}), ranks)
-    with run_folder(out, overwrite=overwrite, result=SWEEP, ranks=ranks):
+    with run_folder(out, overwrite=overwrite, result=SWEEP, ranks=ranks) as overwrite:
         if ranks.leads:
             (out / SWEEP).unlink(missing_ok=True)
         job = prepare_job(recipe, metrics, device=device, track=track, ranks=ranks)
