@@ -142,10 +142,10 @@ def _tune(
     if pool is not None:
         pool = replace(pool, room=room(plan, starts["balanced"], metric))
     if pool is not None and pool.usable:
-        fresh = pool.heads is not None and settings.start == "best" and not given
+        fresh = pool.heads is not None and settings.start == "best"
         origin = pool.heads if fresh and pool.heads is not None else starts[start]
-        with_pool = refined_from(origin, knows_train=given, labeler=pool.labeler)
-        pool = pool.judged(with_pool.heads, refined.heads, metric, settings, constraints)
+        with_pool = refined_from(origin, knows_train=given and not fresh, labeler=pool.labeler)
+        pool = pool.judged(with_pool.heads, refined.heads, metric, settings, constraints, knows_train=given)
         if pool.helps:
             refined, start = with_pool, "pseudo_labeled" if fresh else start
             starts[start] = origin

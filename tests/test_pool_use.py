@@ -90,11 +90,19 @@ def test_audit_labels_change_nothing(monkeypatch):
             assert torch.equal(first, second)
 
 
-def test_a_start_that_beat_the_balanced_one_stays(monkeypatch):
-    use_whatever_comes_out(monkeypatch)
+def test_the_pool_has_heads_of_its_own_beside_a_start_that_beat_the_balanced_one(monkeypatch):
     monkeypatch.setattr(pipeline_module, "best_start", lambda *_, **__: "given")
+    asked = []
+
+    def judged(use, *_, knows_train):
+        asked.append(knows_train)
+        return replace(use, helps=len(asked) == 1)
+
+    monkeypatch.setattr(use_module.PoolUse, "judged", judged)
+    assert tuned(POOL).start == "pseudo_labeled"
     assert tuned(POOL).start == "given"
     assert tuned(POOL, replace(QUICK, start="balanced")).start == "balanced"
+    assert asked == [True, True, False]  # the given head has learnt the train split
 
 
 def test_a_pool_of_clear_clusters_makes_a_better_head():
@@ -217,6 +225,17 @@ def test_the_pool_is_used_only_where_what_comes_out_is_better_and_keeps_the_cons
     expected = float((recalls.diagonal() / recalls.sum(1)).mean()) - 1 / 3
     assert judged.difference == pytest.approx(expected, abs=0.1)  # pseudo-counts pull both towards the middle
     assert judged.standard_error > 0
+    # heads that know train are judged by validation samples alone
+    evidence = use.labeler.evidence
+    assert not evidence.is_val.all()
+    told, before = (
+        evidence.judge(torch.stack([plan.pool.space.encode_head(head) for head in heads]))[evidence.is_val]
+        for heads in (right, blind)
+    )
+    labels = evidence.rows[evidence.is_val]
+    recalls = [[float((own[labels == label] == label).double().mean()) for label in range(3)] for own in (told, before)]
+    judged = use.judged(right, blind, METRICS["mean_recall"], replace(QUICK, pseudo_count=1e-9), (), knows_train=True)
+    assert judged.difference == pytest.approx((sum(recalls[0]) - sum(recalls[1])) / 3, abs=1e-6)
 
 
 def test_settings_of_pseudo_labels_are_refused_by_table_and_name():

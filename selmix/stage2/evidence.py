@@ -1,6 +1,6 @@
 """What the heads of a cross-fit show of themselves: a confusion matrix from every sample that is judged out of fold."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -96,10 +96,13 @@ class Evidence:
             return torch.bincount(rows[which], right[which], minlength=num_rows), total
 
         worth = training_worth(*per_row(~is_val), *per_row(is_val))
-        if knows_train:
-            worth = torch.where(val_count > 0, 0.0, worth)
         evidence.weights.copy_(torch.where(is_val, 1.0, worth[rows]))
-        return evidence
+        return evidence.on_val() if knows_train else evidence
+
+    def on_val(self) -> "Evidence":
+        """Return the same, but rows that have validation samples are judged by these alone: for who knows train."""
+        judged = torch.bincount(self.rows[self.is_val], minlength=len(self.prior)) > 0
+        return replace(self, weights=torch.where(self.is_val | ~judged[self.rows], self.weights, 0.0))
 
     def judge(self, weights: torch.Tensor) -> torch.Tensor:
         """Return the predictions, int64 [m], of every sample by the head that has not learnt it."""

@@ -74,14 +74,17 @@ class PoolUse:
         metric: Metric,
         settings: RefineSettings,
         constraints: Sequence[Constraint],
+        *,
+        knows_train: bool = False,
     ) -> "PoolUse":
         """Return the same with the decision between heads tuned with the pool and without it.
 
         The new ones must be better by a standard error and by half a point; where the pool brings much relief and no
         strangers, and a loss would show, they must not be worse by half a point. They must not violate the constraints
-        more.
+        more. Where the old ones know the train split (`knows_train`), validation judges alone.
         """
         evidence, plan = self.labeler.evidence, self.labeler.plan
+        evidence = evidence.on_val() if knows_train else evidence
         weights = [plan.ranks.first(plan.pool.space.encode_heads(heads)) for heads in (new, old)]
         told, before = map(evidence.judge, weights)
         objective = metric.objective(evidence.support, settings.rounding)
