@@ -43,7 +43,9 @@ def class_rate(rate: str, confusion: torch.Tensor, position: int) -> torch.Tenso
         raise UsageError(f"there is no class number {position}: they go from 0 to {confusion.shape[1] - 1}")
     value = RATES[rate](confusion)[position]
     if value.isnan() and not confusion.isnan().any():
-        raise DataError(f"class number {position} has no samples here, so it has no {rate}")
+        raise DataError(
+            f"class number {position} has no samples here, so it has no {rate}; bring some, or take another metric"
+        )
     return value
 
 

@@ -148,5 +148,6 @@ def unknown_metric(name: str) -> str:
     listed = [own.name + f" (needs {own.needs})" * bool(own.needs) for own in DEFINITIONS.values()]
     return (
         f"{near} " * near.endswith("?") + f"there are: {', '.join(listed)}; scikit-learn's names, such as "
-        f"{next(iter(ALIASES))}; for one class {', '.join(f'{rate}[CLASS]' for rate in RATES)}; only reported: {', '.join(REPORTED)}"
+        f"{next(iter(ALIASES))}; for one class {', '.join(f'{rate}[CLASS]' for rate in RATES)}; only reported: "
+        f"{', '.join(REPORTED)}"
     )
