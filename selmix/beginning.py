@@ -86,6 +86,8 @@ def _begin(data: FeatureData, settings: RefineSettings, pseudo: PseudoSettings, 
     started = time.perf_counter()
     before = data.head or _linear_probe(train, train_members, settings.start_steps, seed, data.ranks)
     uses_pool = data.unlabeled_count > 0
+    if data.unlabeled is not None and not uses_pool:
+        logger.warning("the unlabeled pool is empty: it is left aside")
     if uses_pool and data.num_groups > 1:
         logger.warning("the samples of the pool have no groups, which this tuning counts: the pool is left aside")
         uses_pool = False

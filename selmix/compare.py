@@ -132,9 +132,9 @@ def run_ladder(
         DataError: if there is no test split or only one class.
     """
     if "test" not in data.splits:
-        raise DataError("a comparison needs a test split: whoever is best on validation may be so by luck")
+        raise DataError("a comparison needs a test split; add one: whoever is best on validation may be so by luck")
     if len(data.class_names) < 2:
-        raise DataError(f"there is one class, {data.class_names[0]}; a classifier needs at least 2")
+        raise DataError(f"there is one class, {data.class_names[0]}; a classifier needs at least 2: add another")
     left_out = {"given": "no head came with the data"} if data.head is None and "given" in names else {}
     names = [name for name in names if name not in left_out]
     if not names:

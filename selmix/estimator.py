@@ -154,7 +154,7 @@ class SelMixClassifier(ClassifierMixin, BaseEstimator):
     def _settings(self) -> tuple[RefineSettings, PseudoSettings]:
         others = dict(self.settings or {})
         if "steps" in others:
-            raise UsageError("settings must not have steps, which is a parameter of its own")
+            raise UsageError("settings must not have steps; pass it as SelMixClassifier(steps=...)")
         own = {"steps": self.steps, "start_steps": min(self.steps, RefineSettings.start_steps)}
         plain = {
             name: value.item() if isinstance(value, np.generic) else value for name, value in (own | others).items()
@@ -227,7 +227,10 @@ class SelMixClassifier(ClassifierMixin, BaseEstimator):
         self.val_metrics_ = {name: evaluation.metrics for name, evaluation in tuning.evaluations["val"].items()}
         best = next(record for record in refined.history if record["step"] == refined.best_step)
         if best.get("violation", 0) > 0:
-            logger.warning("subject_to is missed by %.3g in sum, out of fold", best["violation"])
+            logger.warning(
+                "subject_to is missed by %.3g in sum, out of fold; ask for less",
+                best["violation"],
+            )
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Return logits [n, k]; with two classes [n], positive for `classes_[1]`."""

@@ -13,15 +13,6 @@ from selmix.metrics import METRICS, Metric
 from selmix.metrics.groups import HEAD_ABOVE, TAIL_BELOW, ClassGroups, min_head_tail_recall, worst_group_recall
 from selmix.predictions import Predictions
 
-# what is reported beside the metrics that can be tuned
-REPORTED = {
-    "min_coverage": "min_j c_j, the smallest share of the predictions",
-    "head_recall": f"mean recall of the classes with more than {HEAD_ABOVE} training samples",
-    "medium_recall": f"mean recall of the classes with {TAIL_BELOW} to {HEAD_ABOVE} training samples",
-    "tail_recall": f"mean recall of the classes with fewer than {TAIL_BELOW} training samples",
-    "ece": "expected calibration error, 15 bins; lower is better",
-}
-
 # of confusion counts, by their digest: what `count_statistics` says of them without a metric
 Memory = dict[bytes, dict[str, float | None]]
 

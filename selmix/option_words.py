@@ -1,5 +1,6 @@
 """What people type behind options, turned into keys of a recipe."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -84,13 +85,25 @@ def parse_preprocessing(input_size: str | None, mean: str | None, std: str | Non
     {'input_size': (128, 128), 'mean': (0.5, 0.5, 0.5), 'std': None}
 
     Raises:
-        UsageError: for a size that is no number of pixels, or what is not three numbers.
+        UsageError: for a size that is no number of pixels, what is not three numbers, or what no image can have.
     """
-    return {
+    given = {
         "input_size": None if input_size is None else _pixels(input_size),
         "mean": None if mean is None else _three_numbers("--mean", mean),
         "std": None if std is None else _three_numbers("--std", std),
     }
+    if any(value is not None for value in given.values()):
+        from selmix.backbones import Preprocessing  # timm takes a while to import
+
+        try:
+            Preprocessing(**given)  # type: ignore[arg-type]
+        except UsageError as error:
+            raise UsageError(re.sub(r"\b(input_size|mean|std) must", _as_option, str(error))) from error
+    return given
+
+
+def _as_option(found: re.Match[str]) -> str:
+    return f"--{found[1].replace('_', '-')} must"
 
 
 def _pixels(text: str) -> tuple[int, int]:

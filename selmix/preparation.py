@@ -32,7 +32,7 @@ def check_tunable(data: FeatureData) -> None:
             given head overflows on them.
     """
     if len(data.class_names) < 2:
-        raise DataError(f"there is one class, {data.class_names[0]}; a classifier needs at least 2")
+        raise DataError(f"there is one class, {data.class_names[0]}; a classifier needs at least 2: add another")
     train = data.splits["train"]
     counts = data.ranks.total(torch.bincount(train.labels, minlength=len(data.class_names)))
     if int(counts.amin()) == 0:

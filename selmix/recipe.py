@@ -71,7 +71,10 @@ class _Source(_Extraction):
     def _one_source(self) -> Self:
         images, features = (self.backbone, self.data), self.features
         if (features is None) == (images == (None, None)) or (features is None and None in images):
-            raise ValueError("give either --features, or --backbone and --data")
+            given = [f"--{name}" for name in ("features", "backbone", "data") if getattr(self, name) is not None]
+            raise ValueError(
+                f"give either --features, or --backbone and --data; got {' and '.join(given) or 'none of them'}"
+            )
         for name, field in _Extraction.model_fields.items():
             if features is not None and getattr(self, name) != field.default:
                 raise ValueError(

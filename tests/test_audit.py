@@ -269,10 +269,40 @@ def test_words_say_what_became_of_the_pool():
     nothing = headline(plain_document(**nobody), "min_recall")
     assert "can be trusted" in nothing[0]
     assert nothing[1].endswith("would have been used")
-    assert remedy(plain_document()) is None
-    for changes in ({"used": False}, {"room": 0.009}):
-        assert "recipes/cifar10_lt_ssl/fixmatch_la.toml" in remedy(plain_document(**changes))
     assert pool_lines({"pseudo_labels": None}) == []
+
+
+def test_a_remedy_names_the_limit_that_is_known():
+    val, stage_one = [20, 20], "recipes/cifar10_lt_ssl/fixmatch_la.toml"
+    assert remedy(plain_document(), val) is None
+    spent = remedy(plain_document(room=0.009), val)
+    assert spent.startswith("features seem to be the limit (more samples could bring a head about 0.9 points")
+    assert stage_one in spent
+    unproven = remedy(plain_document(used=False), val)
+    assert "features seem" not in unproven
+    assert "label some images of the pool" in unproven
+    assert stage_one in unproven
+
+
+@pytest.mark.parametrize("room", [0.0, 0.05])
+@pytest.mark.parametrize(
+    ("changes", "val", "said"),
+    [
+        ({"count": 1}, [20, 20], "the pool is small: 1 image(s) for 2 classes; add unlabeled images"),
+        ({"count": 19}, [1, 1], "the pool is small"),
+        ({"share_of_no_class": 0.7}, [20, 20], "most of the pool seems to be of no known class"),
+        ({}, [3, 4], "val is too small to tell what the pool can bring: 7 image(s) for 2 classes; add labeled images"),
+    ],
+)
+def test_a_remedy_blames_no_features_where_too_little_is_known(changes, val, said, room):
+    told = remedy(plain_document(used=False, room=room, **changes), val)
+    assert said in told
+    assert "features seem" not in told
+    assert "selmix train" not in told
+
+
+def test_a_remedy_counts_from_the_first_image_that_is_enough():
+    assert "small" not in remedy(plain_document(used=False, count=20, share_of_no_class=0.4), [10, 10])
 
 
 def test_the_table_of_many_classes_shows_the_doubtful_ones():

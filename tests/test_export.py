@@ -24,6 +24,7 @@ from selmix.backbones import build_model, load_backbone
 from selmix.backbones.backbone import Backbone
 from selmix.checkpoints import file_digest, packed_tensors, read_metadata
 from selmix.deploy import exporting, onnx_graph
+from selmix.deploy.card import _calibration as calibration_words
 from selmix.deploy.card import cell
 from selmix.deploy.merged import load_merged, merged_state
 from selmix.deploy.opening import backbone_of, open_run
@@ -120,6 +121,19 @@ def test_every_file_says_what_it_is_and_names_no_place(place):
         for path in (folder / name, folder / f"{name}.md"):
             assert str(folder).encode() not in path.read_bytes()
             assert b"/site-packages/" not in path.read_bytes()
+
+
+def test_the_card_says_what_its_temperature_does():
+    errors = {"plain": {"ece": 0.041}, "calibrated": {"ece": 0.02}}
+    result = {"calibration": {"temperature": 1.5, "val": errors, "test": errors}}
+    said = calibration_words(result)[1]
+    assert "on val 4.1 % as it is, 2.0 % at temperature 1.5; on test 4.1 % as it is, 2.0 % at" in said
+    assert "softmax(logits / 1.5) is fitted to the labels of val" in said
+    result["calibration"]["temperature"] = 1.0
+    said = calibration_words(result)[1]
+    assert "on val 4.1 % as it is; on test 4.1 % as it is." in said
+    assert "The temperature is 1, so softmax(logits) stays as it is" in said
+    assert "calibrated" not in said
 
 
 def test_the_card_tells_the_figures_and_escapes_names(place):

@@ -11,6 +11,7 @@ from sklearn import metrics as sk
 from selmix.confusion import joint_confusion
 from selmix.errors import DataError, SelmixError, UsageError
 from selmix.metrics import ALIASES, DEFINITIONS, MetricContext, get_metric, metric_gradient, parse_metric
+from selmix.metrics.names import REPORTED
 
 NAMES = ["cat", "dog", "T-shirt/top", "owl"]
 CONTEXT = MetricContext(NAMES, torch.tensor([500, 50, 30, 5]))
@@ -103,6 +104,25 @@ def test_a_number_that_is_also_a_name_must_be_quoted():
     assert float(bound("recall[0]", context)(confusion)) == pytest.approx(float(recalls[0]))
 
 
+def test_letters_that_a_file_system_takes_apart_are_the_same_class():
+    context = MetricContext(["gro\u00dfer Ka\u0308fer", "Ka\u0308fer"], torch.tensor([5, 5]))
+    confusion = random_confusion(2, 2)
+    recalls = confusion.diagonal() / confusion.sum(1)
+    for text, label in (("recall[K\u00e4fer]", 1), ('recall["gro\u00dfer K\u00e4fer"]', 0)):
+        assert float(bound(text, context)(confusion)) == pytest.approx(float(recalls[label]))
+
+
+def test_a_misspelt_metric_lists_all_that_tables_show_and_what_they_need():
+    with pytest.raises(UsageError) as caught:
+        parse_metric("min_recal")
+    said = str(caught.value)
+    assert "did you mean min_recall? there are: accuracy, " in said
+    for name in (*DEFINITIONS, *REPORTED, "recall[CLASS]", "precision[CLASS]", "coverage[CLASS]"):
+        assert name in said
+    assert "worst_group_recall (needs groups of samples)" in said
+    assert "min_head_tail_recall (needs head and tail classes)" in said
+
+
 def test_precision_of_a_class_that_is_never_predicted_is_0_and_recall_without_samples_an_error():
     counts = torch.tensor([[3.0, 0, 1], [0, 0, 0], [1, 0, 2]], dtype=torch.float64)
     confusion = joint_confusion(counts)
@@ -124,7 +144,10 @@ AT_ONCE = {
     "": "no expression",
     "mean recall": "no expression",
     "recall[T-shirt]": "needs quotes",
-    "recall[T shirt]": "needs quotes",
+    "recall[T shirt]": r'needs quotes: recall\["T shirt"\]; in a shell put single quotes around the whole',
+    "0.5*accuracy + min(recall[ großer Käfer ], k)": r'needs quotes: recall\["großer Käfer"\]',
+    "precision[class]": r'needs quotes: precision\["class"\]',
+    "tail_recall": "it is reported, and cannot be asked for; take min_head_tail_recall",
     "recall[-1]": "number from 0",
     "recall[1.5]": "number from 0",
     "recall[True]": "number from 0",

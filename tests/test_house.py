@@ -66,6 +66,7 @@ FLOORS = [
         "recipe_header",
         "result",
         "run",
+        "run_folders",
         "searching",
         "semi_training",
         "spread",

@@ -144,8 +144,9 @@ def test_recipes_take_the_same_keys(kind, asked):
     ("words", "code", "message"),
     [
         (["--input-size", "big"], 2, "--input-size is a number of pixels"),
-        (["--input-size", "4"], 2, "at least 8 pixels"),
-        (["--mean", "124,116,104"], 2, "mean must be three numbers in [0, 1]"),
+        (["--input-size", "4"], 2, "--input-size must be height and width of at least 8 pixels, got [4, 4]"),
+        (["--std", "0,1,1"], 2, "--std must be three numbers in (0, 1], got [0.0, 1.0, 1.0]"),
+        (["--mean", "124,116,104"], 2, "--mean must be three numbers in [0, 1]"),
         (["--std", "0.5"], 2, "--std is three numbers"),
         (["--arch", "resnet18"], 2, "leave --arch out"),
     ],

@@ -122,7 +122,8 @@ def test_validate_prints_every_fault(tmp_path):
     ("content", "said"),
     [
         ("metric = 3\nfeatures = 'f.npz'", "metric must be a text"),
-        ("metric = 'accuracy'", "give either --features, or --backbone and --data"),
+        ("metric = 'accuracy'", "give either --features, or --backbone and --data; got none of them"),
+        ("metric = 'accuracy'\nfeatures = 'f'\ndata = 'd'", "--backbone and --data; got --features and --data"),
         ("[finetune]\nfeatures = 'f.npz'", "metric is missing"),
         ("[stage1]\nepochs = 3", "architecture is missing"),
         ("source = 'cifar10:x'\n[longtail]\nhead_cnt = 3", "head_cnt"),

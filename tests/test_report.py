@@ -327,7 +327,6 @@ def test_of_several_seeds_each_has_its_report_made_anew(runs, tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: (folder / "result.json").unlink(), "holds no finished run"),
         (lambda folder: (folder / "record.npz").unlink(), "has no record.npz"),
         (lambda folder: (folder / "record.npz").write_bytes(b"PK"), "not a readable .npz"),
         (lambda folder: (folder / "samples.json").unlink(), "a report needs the whole folder of a run"),

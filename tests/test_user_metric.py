@@ -90,7 +90,7 @@ def test_a_function_that_cannot_steer_is_refused_when_the_classes_are_known(tmp_
         ("import torch\nraise ValueError('bang')\n", "fails when it is imported: ValueError: bang"),
         ("import sys\nsys.exit(3)\n", "fails when it is imported: SystemExit: 3"),
         ("import no_such_module\n", "fails when it is imported: ModuleNotFoundError"),
-        ("def phi(C): return C.trace()\n", "has no function psi"),
+        ("def phi(C): return C.trace()\n", r"has no function psi: did you mean phi\?"),
         ("psi = 3\n", "has no function psi"),
         ("def psi(): return 1\n", "must take one argument"),
         ("def psi(C, prior): return 1\n", "must take one argument"),

@@ -14,7 +14,8 @@ from selmix.commands.show import _costs
 from selmix.commands.tables import class_table
 from selmix.data.sources import open_images
 from selmix.errors import DataError
-from selmix.evaluation import REPORTED, UNDEFINED, ClassGroups, count_statistics
+from selmix.evaluation import UNDEFINED, ClassGroups, count_statistics
+from selmix.metrics.names import REPORTED
 
 pytestmark = pytest.mark.usefixtures("_quick_retraining")
 
@@ -39,6 +40,10 @@ def words(monkeypatch, capsys, *typed):
         (["finetune", "--metric"], "--metric"),
         (["finetune", "--metric", "min_recall"], "--out"),
         (["demo", "--seed", "x"], "--seed"),
+        (["demo", "--seed", "-1"], "'--seed': it must be at least 0, got -1"),
+        (["run", "r.toml", "--out", "r", "--seed", "-1"], "'--seed': it must be at least 0, got -1"),
+        (["predict", "r", "x", "--top", "0"], "'--top': it must be at least 1, got 0"),
+        (["evaluate", "r", "data"], "labeled images go with --data"),
         (["demo", "--device", "gpu"], "cuda"),
         (["metrics", "foo"], "foo"),
     ],
@@ -114,6 +119,43 @@ def test_few_validation_samples_and_a_missing_split_are_said(tmp_path):
     # a fifth of 100, 50, 10
     assert "32 of 160 training samples set aside" in said
     assert "class 2 has 2 validation sample(s)" in said
+
+
+def test_an_empty_pool_is_said_once(tmp_path):
+    arrays = features({"train": (30, 20, 10), "val": (20, 20, 20), "test": (20, 20, 20)})
+    width = arrays["train_features"].shape[1]
+    np.savez(tmp_path / "f.npz", **arrays, unlabeled_features=np.zeros((0, width), np.float32))
+    code, _, err = finetune(tmp_path / "f.npz", tmp_path / "run")
+    assert code == 0
+    assert err.count("the unlabeled pool is empty: it is left aside") == 1
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ("evaluate", "{run}"),
+        ("predict", "{run}", "images"),
+        ("export", "{run}", "--format", "head", "--out", "head.safetensors"),
+        ("report", "{run}"),
+    ],
+)
+def test_what_is_no_run_is_the_same_to_every_verb(tmp_path, monkeypatch, typed):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "images").mkdir()
+    (tmp_path / "file").write_text("")
+    (tmp_path / "both" / "stage2").mkdir(parents=True)
+    (tmp_path / "both" / "stage2" / "result.json").write_text("{}")
+    for folder, cause in (
+        ("nowhere", "nowhere does not exist; name a folder that `selmix "),
+        ("file", "file is a file; name a folder that `selmix "),
+        ("empty", "empty holds no finished run (no result.json"),
+        ("both", "both holds both stages of `selmix run`; name both/stage2"),
+    ):
+        code, out, err = run(*(word.format(run=folder) for word in typed))
+        assert (code, out) == (2, "")
+        assert err.startswith(f"error: {cause}")
+        assert err.count("\n") == 1
 
 
 def test_every_reported_metric_is_explained(tmp_path):

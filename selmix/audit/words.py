@@ -1,8 +1,11 @@
 """The audit of pseudo-labels in plain words."""
 
+from collections.abc import Sequence
 from typing import Any
 
 ENOUGH_ROOM = 0.01  # in the metric, under which more samples are said to bring little
+FEW_A_CLASS = 10  # images, of a pool or of val, with fewer of which nothing is said of features
+MANY_STRANGERS = 0.5  # share of a pool
 STAGE_ONE = "`selmix train` with a [semi] table as in recipes/cifar10_lt_ssl/fixmatch_la.toml, and your data"
 
 
@@ -27,14 +30,47 @@ def headline(document: dict[str, Any], metric: str) -> list[str]:
     return lines
 
 
-def remedy(document: dict[str, Any]) -> str | None:
-    """Say what to do where a pool brings little to a head on frozen features; None where it does bring something."""
+def remedy(document: dict[str, Any], val_counts: Sequence[int]) -> str | None:
+    """Say what keeps a pool from bringing more, and what to do; None where it does bring something.
+
+    Args:
+        document: `pseudo_labels` of a run.
+        val_counts: validation images of each class, on which `room` was judged.
+    """
     if document["used"] and document["room"] >= ENOUGH_ROOM:
         return None
-    return (
-        f"features seem to be the limit (more samples could bring a head about {100 * document['room']:.1f} points on "
-        f"these): a backbone can learn from the pool itself, {STAGE_ONE}; see docs/semi-supervised.md"
+    return _too_little_known(document, val_counts) or _of_the_features(document)
+
+
+def _too_little_known(document: dict[str, Any], val_counts: Sequence[int]) -> str | None:
+    """Say what forbids to conclude anything of features; None if nothing does."""
+    count, classes = document["count"], len(val_counts)
+    strangers = document["share_of_no_class"] or 0.0
+    if count < FEW_A_CLASS * classes:
+        return (
+            f"the pool is small: {count:,} image(s) for {classes:,} classes; add unlabeled images, at least "
+            f"{FEW_A_CLASS} a class, before you judge what they can bring"
+        )
+    if strangers >= MANY_STRANGERS:
+        return "most of the pool seems to be of no known class: take such images out, or name a pool of your classes"
+    if sum(val_counts) < FEW_A_CLASS * classes:
+        return (
+            f"val is too small to tell what the pool can bring: {sum(val_counts):,} image(s) for {classes:,} classes; "
+            f"add labeled images to it, at least {FEW_A_CLASS} a class"
+        )
+    return None
+
+
+def _of_the_features(document: dict[str, Any]) -> str:
+    points = f"{100 * document['room']:.1f} points"
+    limit = (
+        f"features seem to be the limit (more samples could bring a head about {points} on these)"
+        if document["room"] < ENOUGH_ROOM
+        else f"more samples could bring a head about {points} on these features, and these pseudo-labels are not seen "
+        "to: label some images of the pool"
     )
+    joined = ": " if document["room"] < ENOUGH_ROOM else "; or "
+    return f"{limit}{joined}a backbone can learn from the pool itself, {STAGE_ONE}; see docs/semi-supervised.md"
 
 
 def _reason(document: dict[str, Any], metric: str) -> str:

@@ -1,6 +1,7 @@
 """The command line: `selmix VERB`, one file a verb."""
 
 import inspect
+import re
 import sys
 from importlib import import_module
 from typing import Annotated
@@ -48,6 +49,12 @@ for verb, (panel, examples) in GUIDE.items():
         app.command(help=about, rich_help_panel=panel, epilog=epilog(examples))(function)
 
 
+def _plain(said: str) -> str:
+    """Return what typer says of a value, in the words of selmix."""
+    said = re.sub(r"Invalid value for '([^']+)': Input should be", r"\1 must be", said)
+    return said.partition(", unable to parse")[0].replace("Value error, ", "")
+
+
 def main() -> None:
     """Run the command line; what is wrong with the words themselves is one line, too."""
     words = sys.argv[1:] or ["--help"]
@@ -59,6 +66,10 @@ def main() -> None:
         if not hasattr(error, "format_message"):
             raise
         where = getattr(error, "ctx", None)
-        show_error(f"{error.format_message().rstrip('.')}; see {where.command_path if where else 'selmix'} --help")
+        verb = where.command_path if where else "selmix"
+        said = _plain(error.format_message().rstrip("."))
+        if verb == "selmix evaluate" and "extra argument" in said:
+            said += "; labeled images go with --data"
+        show_error(f"{said}; see {verb} --help")
         code = UsageError.exit_code
     sys.exit(code)

@@ -10,7 +10,7 @@ from rich.table import Table
 from selmix.commands import extracting, sources
 from selmix.commands.bars import progress
 from selmix.commands.console import guarded, out
-from selmix.commands.options import Debug, Device, DeviceName, Json, Quiet
+from selmix.commands.options import Debug, Device, DeviceName, Json, Quiet, at_least
 
 
 def extract(
@@ -25,7 +25,9 @@ def extract(
     dtype: extracting.DtypeName = extracting.Dtype.auto,
     views: extracting.Views = 0,
     bad_image: extracting.BadImage = extracting.OnBadImage.error,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images; 0 for none.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(callback=at_least(0), help="Processes that decode images; 0 for none.")
+    ] = None,
     device: DeviceName = Device.auto,
     as_json: Json = False,
     quiet: Quiet = False,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from selmix.commands.options import IMAGES
+from selmix.commands.options import IMAGES, at_least
 
 
 class Dtype(StrEnum):
@@ -39,7 +39,9 @@ DtypeName = Annotated[
 Views = Annotated[
     int,
     _Panel(
-        "--views", min=0, help="Also extract so many augmented views of each image of train and the unlabeled pool."
+        "--views",
+        callback=at_least(0),
+        help="Also extract so many augmented views of each image of train and the unlabeled pool.",
     ),
 ]
 BadImage = Annotated[

@@ -28,4 +28,6 @@ def check_constraints(document: dict[str, Any], folder: Path) -> None:
         if not own["met"]
     ]
     if failed:
-        raise ConstraintError(f"not met on validation: {'; '.join(failed)} (the head that came closest is in {folder})")
+        raise ConstraintError(
+            f"not met on validation: {'; '.join(failed)} (the head that came closest is in {folder}); ask for less"
+        )

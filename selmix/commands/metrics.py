@@ -10,8 +10,8 @@ from selmix.commands.options import Json
 
 def metrics(as_json: Json = False) -> None:
     """List the metrics that --metric accepts, with their formulas."""
-    from selmix.evaluation import REPORTED
     from selmix.metrics import ALIASES, DEFINITIONS
+    from selmix.metrics.names import REPORTED
 
     rows = [
         {

@@ -1,5 +1,6 @@
 """Options that several verbs share."""
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +8,17 @@ from typing import Annotated
 import typer
 
 from selmix.commands.completion import metric_names
+
+
+def at_least(least: int) -> Callable[[int | None], int | None]:
+    """Return what refuses a smaller number behind an option."""
+
+    def checked(value: int | None) -> int | None:
+        if value is not None and value < least:
+            raise typer.BadParameter(f"it must be at least {least}, got {value}")
+        return value
+
+    return checked
 
 
 class Device(StrEnum):
@@ -40,7 +52,10 @@ SubjectTo = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the run.", rich_help_panel=OUTPUT)]
 Seed = Annotated[
-    int | None, typer.Option("--seed", help="Seed of every random choice; 0 if not given.", rich_help_panel=GOAL)
+    int | None,
+    typer.Option(
+        "--seed", callback=at_least(0), help="Seed of every random choice; 0 if not given.", rich_help_panel=GOAL
+    ),
 ]
 DeviceName = Annotated[Device, typer.Option("--device", help="Where the backbone runs.", rich_help_panel=IMAGES)]
 Json = Annotated[

@@ -37,5 +37,5 @@ def pool_lines(document: dict[str, Any]) -> list[str]:
     pool = document["pseudo_labels"]
     if pool is None:
         return []
-    lines = [*headline(pool, document["metric"]), remedy(pool)]
+    lines = [*headline(pool, document["metric"]), remedy(pool, document["support"]["val"])]
     return [escape(line) for line in lines if line is not None]

@@ -10,7 +10,7 @@ import typer
 from selmix.commands import extracting, running
 from selmix.commands.bars import progress
 from selmix.commands.console import alone
-from selmix.commands.options import Debug, Device, DeviceName, Json, Quiet
+from selmix.commands.options import Debug, Device, DeviceName, Json, Quiet, at_least
 
 
 def predict(
@@ -26,7 +26,7 @@ def predict(
         bool, typer.Option("--calibrated", help="Soften or sharpen probabilities by the temperature of the run.")
     ] = False,
     top: Annotated[
-        int | None, typer.Option(min=1, help="The N likeliest classes, not the probabilities of all.")
+        int | None, typer.Option(callback=at_least(1), help="The N likeliest classes, not the probabilities of all.")
     ] = None,
     bad_image: extracting.BadImage = extracting.OnBadImage.error,
     backbone: running.MovedBackbone = None,

@@ -10,7 +10,7 @@ from selmix.commands import options
 from selmix.commands.bars import image_bar, progress
 from selmix.commands.completion import recipe_sources
 from selmix.commands.console import alone, out
-from selmix.commands.options import Debug, Device, Json, Overwrite, Quiet
+from selmix.commands.options import Debug, Device, Json, Overwrite, Quiet, at_least
 from selmix.commands.outcome import show_outcome
 from selmix.commands.train import show_backbone
 
@@ -30,7 +30,7 @@ def run(
     ] = None,
     *,
     folder: options.Out,
-    seed: Annotated[int | None, typer.Option(help="Seed of both stages.")] = None,
+    seed: Annotated[int | None, typer.Option(callback=at_least(0), help="Seed of both stages.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
     device: Annotated[Device, typer.Option(help="Where to train, and where the backbone runs.")] = Device.auto,
     overwrite: Overwrite = False,

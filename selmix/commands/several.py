@@ -43,7 +43,7 @@ def check_seeds(constraints: dict[str, list[dict[str, Any]]], seeds: int, folder
     ]
     if failed:
         raise ConstraintError(
-            f"not met on validation: {'; '.join(failed)} (the heads that came closest are in {folder})"
+            f"not met on validation: {'; '.join(failed)} (the heads that came closest are in {folder}); ask for less"
         )
 
 

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selmix.constraints.constraint import TOLERANCE, Constraint
-from selmix.errors import UsageError, suggestion
+from selmix.errors import UsageError
 from selmix.metrics.check import check_finite
 from selmix.metrics.classes import RATES, class_label, class_position
 from selmix.metrics.expressions import Bind, arithmetic, compile_expression, names_a_metric
 from selmix.metrics.metric import MetricContext, MetricForm
 from selmix.metrics.minimum import hard_minimum
-from selmix.metrics.names import ALIASES, DEFINITIONS
+from selmix.metrics.names import ALIASES, DEFINITIONS, unknown_metric
 from selmix.metrics.syntax import parse_syntax, shown
 
 
@@ -127,7 +127,7 @@ def parse_constraint(text: str) -> ConstraintRequest:
         raise UsageError(f"{shown(node)} constrains nothing: the left side names no metric")
     known = [*RATES, *DEFINITIONS, *ALIASES]
     if isinstance(left, ast.Name) and left.id not in known:
-        raise UsageError(f"{shown(left)} cannot be constrained: {suggestion(left.id, known)}")
+        raise UsageError(f"{shown(left)} cannot be constrained: {unknown_metric(left.id)}")
     every_class = isinstance(left, ast.Name) and left.id in RATES
     return ConstraintRequest(
         text, left, isinstance(relation, ast.GtE), bound, None if every_class else compile_expression(left)

@@ -146,15 +146,17 @@ def _constraints(result: dict[str, Any]) -> list[str]:
 
 def _calibration(result: dict[str, Any]) -> list[str]:
     own = result["calibration"]
-    shown = []
+    temperature, errors = own["temperature"], []
     for split in (name for name in ("val", "test") if name in own):
-        errors = (own[split][name]["ece"] for name in ("plain", "calibrated"))
-        shown.append("{} % becomes {} % on {}".format(*map(_rate, errors), split))
-    return [
-        "## Calibration",
-        f"softmax(logits / {own['temperature']:.4g}) is calibrated for the class shares of val: an expected "
-        f"calibration error of {', '.join(shown)}.",
-    ]
+        plain, calibrated = (_rate(own[split][name]["ece"]) for name in ("plain", "calibrated"))
+        after = "" if temperature == 1 else f", {calibrated} % at temperature {temperature:.4g}"
+        errors.append(f"on {split} {plain} % as it is{after}")
+    about = (
+        "The temperature is 1, so softmax(logits) stays as it is: the labels of val ask for no other, or do not tell."
+        if temperature == 1
+        else f"softmax(logits / {temperature:.4g}) is fitted to the labels of val, and so to its class shares."
+    )
+    return ["## Calibration", f"Expected calibration error: {'; '.join(errors)}. {about}"]
 
 
 def _limits(result: dict[str, Any], split: str) -> list[str]:

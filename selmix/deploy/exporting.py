@@ -81,7 +81,7 @@ def export_run(
         write_atomically(out, content)
         write_atomically(card_of(out), card)
     except OSError as error:
-        raise DataError(f"{out} cannot be written ({error.strerror})") from error
+        raise DataError(f"{out} cannot be written ({error.strerror}); name another --out") from error
     return {
         "schema": 1,
         "command": "export",

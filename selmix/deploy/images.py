@@ -57,7 +57,7 @@ def _of_word(word: str, skip_bad: bool) -> tuple[list[str], list[str]]:
     elif word.startswith(PREFIX):
         raise UsageError(f"{word} is a data set in memory; predict takes files, folders, globs and manifests")
     else:
-        raise UsageError(f"no such file or folder: {word}")
+        raise UsageError(f"no such file or folder: {word}; check the path")
     return found, found
 
 

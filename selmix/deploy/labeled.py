@@ -48,9 +48,13 @@ def read_features(run: Run, path: Path) -> FeatureData:
     theirs, ours = data.digests.get("backbone"), run.result["digests"].get("backbone")
     width, wanted = data.splits["train"].features.shape[1], run.head.weight.shape[1]
     if width != wanted:
-        raise DataError(f"{path} has features of width {width}, the head of {run.folder} takes {wanted}")
+        raise DataError(
+            f"{path} has features of width {width}, the head of {run.folder} takes {wanted}; name those of its backbone"
+        )
     if theirs and ours and theirs != ours:
-        raise DataError(f"{path} holds features of another backbone than {run.folder} was tuned on")
+        raise DataError(
+            f"{path} holds features of another backbone than {run.folder} was tuned on; name those of that one"
+        )
     order = _order(data.class_names, run.class_names, str(path), run)
     splits = {name: replace(split, labels=order[split.labels]) for name, split in data.splits.items()}
     head = data.head
@@ -68,7 +72,9 @@ def split_of(data: FeatureData, split: str, place: str) -> LabeledFeatures:
     """
     if split not in data.splits:
         hint = "; what was set aside of train for it is told out of fold in result.json" if split == "val" else ""
-        raise UsageError(f"{place} has no split {split} (it has {', '.join(data.splits)}){hint}")
+        raise UsageError(
+            f"{place} has no split {split} (it has {', '.join(data.splits)}); choose one with --split{hint}"
+        )
     return data.splits[split]
 
 
@@ -99,7 +105,7 @@ def labeled_images(spec: str, split: str, run: Run) -> tuple[ImageSplit, ImageDa
     if rows is None:
         data = open_images(spec)
         if split not in data.splits:
-            raise UsageError(f"{spec} has no split {split}; it has {', '.join(data.splits)}")
+            raise UsageError(f"{spec} has no split {split} (it has {', '.join(data.splits)}); choose one with --split")
         order = _order(data.class_names, run.class_names, spec, run).numpy()
         images = data.splits[split]
         return replace(images, labels=order[np.asarray(images.labels)]), data
@@ -124,6 +130,9 @@ def _order(names: list[str], table: list[str], place: str, run: Run) -> torch.Te
     if lacks or adds:
         parts = [f"lacks {listed(lacks)}"] * bool(lacks) + [f"adds {listed(adds)}"] * bool(adds)
         near = f" ({suggestion(adds[0], lacks, listed=False)})" if lacks and adds else ""
-        raise DataError(f"the classes of {place} are not those of {run.folder}: it {' and '.join(parts)}{near}")
+        raise DataError(
+            f"the classes of {place} are not those of {run.folder}: it {' and '.join(parts)}{near}; a head is judged "
+            "on its own classes, by the same names"
+        )
     position = {name: label for label, name in enumerate(table)}
     return torch.tensor([position[name] for name in names])

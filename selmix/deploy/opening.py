@@ -12,12 +12,14 @@ from selmix.errors import DataError, SelmixError, UsageError
 from selmix.extraction import plain_preprocessing
 from selmix.finetuning import SEEDS
 from selmix.heads import LinearHead
+from selmix.run_folders import no_run
 
 _HEAD, _RESULT, _RECIPE = "head.safetensors", "result.json", "recipe.toml"
 # what other folders of selmix are known by, and what to do with them
 _OTHERS = {
     "manifest.json": "holds a backbone of `selmix train`, no tuned head; tune one: selmix finetune --backbone {folder}",
     "compare.json": "holds a comparison, which keeps no heads; tune one: selmix finetune",
+    "sweep.json": "holds a run for each metric and seed; name one of them: {folder}/METRIC/seedN",
     "cache.json": "holds features, no tuned head; tune one: selmix finetune --features {folder}",
 }
 
@@ -70,7 +72,7 @@ def open_run(folder: Path) -> Run:
         DataError: if a file of the run is missing or damaged, or head and result do not belong together.
     """
     if not (folder / _RESULT).is_file():
-        raise UsageError(_no_run(folder))
+        raise _no_run(folder)
     try:
         result = json.loads((folder / _RESULT).read_text("utf-8"))
         recipe = tomllib.loads((folder / _RECIPE).read_text("utf-8"))
@@ -92,19 +94,16 @@ def open_run(folder: Path) -> Run:
     return Run(folder, LinearHead(weight.float(), bias.float()), result, recipe, metadata)
 
 
-def _no_run(folder: Path) -> str:
+def _no_run(folder: Path) -> UsageError:
     """Say what a folder is, if it is no run."""
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        return f"RUN is a folder that `selmix finetune` or `demo` wrote; {folder} {what}"
     if (folder / SEEDS).is_file():
         own = sorted(path.parent.name for path in folder.glob(f"seed*/{_RESULT}"))
         example = f": {folder / own[0]}" if own else ""
-        return f"{folder} holds a run for each of {len(own)} seeds; name one of them{example}"
+        return UsageError(f"{folder} holds a run for each of {len(own)} seeds; name one of them{example}")
     for file, what in _OTHERS.items():
         if (folder / file).is_file():
-            return f"{folder} {what.format(folder=folder)}"
-    return f"{folder} holds no finished run (no {_RESULT}); RUN is a folder that `selmix finetune` or `demo` wrote"
+            return UsageError(f"{folder} {what.format(folder=folder)}")
+    return no_run(folder, written_by="`selmix finetune` or `selmix demo`", lacks=_RESULT)
 
 
 def backbone_of(run: Run, spec: str | None = None, *, arch: str | None = None) -> Backbone:

@@ -61,7 +61,10 @@ class Predictor:
                     logger.warning("left out: %s", reason.partition("; replace")[0])
                     self.bad[images.ids[first + place]] = reason
                 if not features.isfinite().all():
-                    raise DataError(f"{self.backbone.name} gives features that are not finite numbers in {self.dtype}")
+                    raise DataError(
+                        f"{self.backbone.name} gives features that are not finite numbers in {self.dtype}; "
+                        "mend its weights" + (", or tune with --dtype float32" if self.dtype != "float32" else "")
+                    )
                 good = torch.tensor([place for place in range(len(features)) if place not in faults], dtype=torch.int64)
                 yield first + good, features[good].float()
 

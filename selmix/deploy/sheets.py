@@ -139,7 +139,7 @@ def new_sheet(path: Path, layout: Layout) -> Iterator[Sheet]:
             yield _KINDS[path.suffix.lower()](temporary, layout, stack)
         temporary.replace(path)
     except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror or error})") from error
+        raise DataError(f"{path} cannot be written ({error.strerror or error}); name another --out") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

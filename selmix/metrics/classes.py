@@ -1,6 +1,7 @@
 """Rates of single classes, and how a user points at a class."""
 
 import ast
+import unicodedata
 
 import torch
 
@@ -42,7 +43,9 @@ def class_rate(rate: str, confusion: torch.Tensor, position: int) -> torch.Tenso
         raise UsageError(f"there is no class number {position}: they go from 0 to {confusion.shape[1] - 1}")
     value = RATES[rate](confusion)[position]
     if value.isnan() and not confusion.isnan().any():
-        raise DataError(f"class number {position} has no samples here, so it has no {rate}")
+        raise DataError(
+            f"class number {position} has no samples here, so it has no {rate}; bring some, or take another metric"
+        )
     return value
 
 
@@ -62,6 +65,10 @@ def class_label(node: ast.expr) -> str | int:
     )
 
 
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFKC", name)
+
+
 def class_position(wanted: str | int, context: MetricContext | None) -> int:
     """Return the label of the class that the user means by a name or a number.
 
@@ -75,6 +82,9 @@ def class_position(wanted: str | int, context: MetricContext | None) -> int:
     names = list(context.class_names)
     if isinstance(wanted, str):
         if wanted not in names:
+            alike = [name for name in names if _composed(name) == _composed(wanted)]
+            if len(alike) == 1:  # Python composes the letters of a plain word, and a file system may take them apart
+                return names.index(alike[0])
             raise UsageError(f"unknown class {wanted}: {suggestion(wanted, names, listed=len(names) <= _LISTED)}")
         return names.index(wanted)
     if not wanted < len(names):

@@ -19,7 +19,7 @@ from selmix.errors import UsageError, suggestion
 from selmix.metrics.classes import RATES, class_label, class_position, class_rate
 from selmix.metrics.metric import MetricContext, MetricForm
 from selmix.metrics.minimum import Minimum, delta_errors, hard_minimum
-from selmix.metrics.names import ALIASES, DEFINITIONS
+from selmix.metrics.names import ALIASES, DEFINITIONS, unknown_metric
 from selmix.metrics.syntax import DEEPEST, number, refuse, shortened, shown
 
 Bind = Callable[[MetricContext | None], MetricForm]
@@ -120,7 +120,7 @@ def _named(name: str) -> Bind:
         raise UsageError(f"{name} is one number for each class: write {name}[CLASS], mean_recall or min_recall")
     name = ALIASES.get(name, name)
     if name not in DEFINITIONS:
-        raise UsageError(f"unknown metric {shortened(name)!r}: {suggestion(name, [*DEFINITIONS, *ALIASES])}")
+        raise UsageError(f"unknown metric {shortened(name)!r}: {unknown_metric(name)}")
 
     def bind(context: MetricContext | None) -> MetricForm:
         metric = DEFINITIONS[name].bind(context)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from selmix.errors import DataError, UsageError
+from selmix.errors import DataError, UsageError, suggestion
 from selmix.metrics import values
+from selmix.metrics.classes import RATES
 from selmix.metrics.groups import HEAD_ABOVE, TAIL_BELOW, ClassGroups, min_head_tail_recall, worst_group_recall
 from selmix.metrics.metric import Metric, MetricContext, MetricFunction
 from selmix.metrics.minimum import Minimum, hard_minimum
@@ -120,3 +121,33 @@ ALIASES = {
     "matthews_corrcoef": "mcc",
     "cohen_kappa": "kappa",
 }
+
+# what tables show beside the metrics that can be asked for
+REPORTED = {
+    "min_coverage": "min_j c_j, the smallest share of the predictions",
+    "head_recall": f"mean recall of the classes with more than {HEAD_ABOVE} training samples",
+    "medium_recall": f"mean recall of the classes with {TAIL_BELOW} to {HEAD_ABOVE} training samples",
+    "tail_recall": f"mean recall of the classes with fewer than {TAIL_BELOW} training samples",
+    "ece": "expected calibration error, 15 bins; lower is better",
+}
+
+_INSTEAD = {
+    "min_coverage": "constrain every class: --subject-to 'coverage >= 0.95/k'",
+    "head_recall": "name classes, as in recall[CLASS], or take mean_recall",
+    "medium_recall": "name classes, as in recall[CLASS], or take mean_recall",
+    "tail_recall": "take min_head_tail_recall, or name classes, as in recall[CLASS]",
+    "ece": "`selmix predict --calibrated` lowers it after the tuning",
+}
+
+
+def unknown_metric(name: str) -> str:
+    """Return what to say of a word that is no metric: the nearest one, all that there are, and what they need."""
+    if name in REPORTED:
+        return f"it is reported, and cannot be asked for; {_INSTEAD[name]}"
+    near = suggestion(name, [*DEFINITIONS, *ALIASES, *RATES], listed=False)
+    listed = [own.name + f" (needs {own.needs})" * bool(own.needs) for own in DEFINITIONS.values()]
+    return (
+        f"{near} " * near.endswith("?") + f"there are: {', '.join(listed)}; scikit-learn's names, such as "
+        f"{next(iter(ALIASES))}; for one class {', '.join(f'{rate}[CLASS]' for rate in RATES)}; only reported: "
+        f"{', '.join(REPORTED)}"
+    )

@@ -70,7 +70,7 @@ def parse_metric(text: str) -> MetricRequest:
     node = parse_syntax(name)
     bind = compile_expression(node)
     if not names_a_metric(node):
-        raise UsageError(f"{text} names no metric")
+        raise UsageError(f"{text} names no metric, so nothing could be raised; name one, such as min_recall")
     return MetricRequest(name, bind)
 
 

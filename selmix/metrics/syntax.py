@@ -1,7 +1,9 @@
 """Text to syntax tree, for text that nobody has looked at yet."""
 
 import ast
+import keyword
 import math
+import re
 import warnings
 
 from selmix.errors import UsageError
@@ -9,6 +11,7 @@ from selmix.errors import UsageError
 LONGEST = 2000  # characters
 DEEPEST = 40  # operations inside one another
 _SHOWN = 60
+_OF_A_CLASS = re.compile(r"""\b(recall|precision|coverage)\[([^\[\]"']*[^\W\d_][^\[\]"']*)\]""")
 
 
 def parse_syntax(text: str) -> ast.expr:
@@ -19,6 +22,7 @@ def parse_syntax(text: str) -> ast.expr:
     """
     if len(text) > LONGEST:
         raise UsageError(f"the expression has {len(text)} characters; {LONGEST} is the most")
+    _check_class_names(text)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # such as "1if": an error to be, and a mistake already
@@ -27,10 +31,21 @@ def parse_syntax(text: str) -> ast.expr:
         raise UsageError(f"{shortened(text)} is nested too deep") from error
     except (SyntaxError, ValueError, Warning) as error:
         reason = error.msg.partition(". ")[0] if isinstance(error, SyntaxError) else str(error)  # guesses mislead here
-        hint = '; a class name that is not a plain word needs quotes: ["T-shirt"]' if "[" in text else ""
+        hint = '; a class name that is not a plain word needs quotes: recall["T-shirt"]' if "[" in text else ""
         if text.strip().endswith(".py"):
             hint = "; a function of your own is FILE.py:FUNCTION"
         raise UsageError(f"{shortened(text)!r} is no expression: {reason}{hint}") from error
+
+
+def _check_class_names(text: str) -> None:
+    """Refuse a class name that cannot stand in brackets without quotes, and say how to write it."""
+    for rate, within in _OF_A_CLASS.findall(text):
+        name = within.strip()
+        if not name.isidentifier() or keyword.iskeyword(name):
+            raise UsageError(
+                f"{rate}[{shortened(name)}]: a class is a name or a number from 0, and a name that is not a plain word "
+                f'needs quotes: {rate}["{shortened(name)}"]; in a shell put single quotes around the whole'
+            )
 
 
 def split_texts(text: str) -> list[str]:

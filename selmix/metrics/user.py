@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from selmix.confusion import class_confusion
-from selmix.errors import UsageError
+from selmix.errors import UsageError, suggestion
 from selmix.metrics.metric import Metric, MetricFunction
 
 _REFERENCE = re.compile(r"(?P<path>.+\.py):(?P<name>\w+)")
@@ -31,9 +31,15 @@ def load_metric(text: str) -> Metric:
     match = _REFERENCE.fullmatch(text)
     assert match is not None
     path, name = match["path"], match["name"]
-    function = getattr(_run(path), name, None)
+    module = _run(path)
+    function = getattr(module, name, None)
     if not callable(function):
-        raise UsageError(f"{path} has no function {name}")
+        own = [
+            key
+            for key, value in vars(module).items()
+            if inspect.isfunction(value) and value.__module__ == module.__name__
+        ]
+        raise UsageError(f"{path} has no function {name}: {suggestion(name, own)}")
     return metric_of_function(function, name=text, formula=f"the function {name} of {path}")
 
 
@@ -59,7 +65,7 @@ def _run(path: str) -> types.ModuleType:
     try:
         code = loader.source_to_code(loader.get_data(path), path)
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{path} cannot be read: {error.strerror}; check the path") from error
     except (SyntaxError, ValueError) as error:
         raise UsageError(f"{path} is no Python: {error}") from error
     sys.modules[name] = module

@@ -82,7 +82,7 @@ def pool(run: Run) -> Section | None:
     if document is None:
         return None
     lead, *lines = headline(document, run.document["metric"])
-    hint = remedy(document)
+    hint = remedy(document, run.document["support"]["val"])
     body = Markup("").join(Markup("<p>{}.</p>").format(_sentence(line)) for line in [*lines, *([hint] if hint else [])])
     body += Markup("<p>{}</p>").format(_meaning(document))
     body += figure(_pool_table(run, document), label="pseudo-labels of each class")

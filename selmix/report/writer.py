@@ -25,6 +25,7 @@ from selmix.report.samples import write_samples
 from selmix.report.section import Section
 from selmix.report.several import comparison, seeds
 from selmix.report.tradeoff import tradeoff
+from selmix.run_folders import no_run
 
 logger = logging.getLogger("selmix")
 
@@ -39,7 +40,8 @@ def write_report(folder: Path, *, each: bool = False) -> Path:
         each: of several runs, write that of each as well.
 
     Raises:
-        DataError: if it is none of these, or a file is missing or damaged.
+        UsageError: if it is none of these.
+        DataError: if a file is missing or damaged.
     """
     page = _page_of(folder)
     if each and not (folder / "result.json").is_file():
@@ -92,8 +94,10 @@ def _page_of(folder: Path) -> str:
     if (folder / "compare.json").is_file():
         title, lines, sections = comparison(read_json(folder / "compare.json"))
         return _rendered(title, lines, sections, eyebrow="compare")
-    raise DataError(
-        f"{folder} holds no finished run: no result.json, seeds.json, sweep.json or compare.json; name a --out folder"
+    raise no_run(
+        folder,
+        written_by="`selmix demo`, `finetune` or `compare`",
+        lacks="result.json, seeds.json, sweep.json or compare.json",
     )
 
 
