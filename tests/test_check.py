@@ -442,6 +442,13 @@ def test_findings_are_written_as_csv_whatever_is_in_a_name(root, tmp_path):
     assert [row["kind"] for row in rows] == ["empty file"] * 2
     assert list(tmp_path.glob(".*")) == []
     assert json.loads(run("check", root, "--json")[1])["counts"] == {"error": 2, "warning": 0}
+    (tmp_path / "f.csv").write_text("path,label")  # a manifest, by mistake
+    code, _, stderr = run("check", root, "--out", tmp_path / "f.csv")
+    assert code == 2
+    assert "is there already; name a new file or add --overwrite" in stderr
+    assert (tmp_path / "f.csv").read_text() == "path,label"
+    assert run("check", root, "--out", tmp_path / "f.csv", "--overwrite")[0] == 3
+    assert (tmp_path / "f.csv").read_bytes().startswith(b"severity")
 
 
 def test_fixes_say_what_to_do_once_for_each_kind(root):

@@ -324,6 +324,12 @@ def test_of_several_seeds_each_has_its_report_made_anew(runs, tmp_path):
     assert {path: path.read_bytes() for path in pages} == pages
 
 
+def _with_fewer_classes(folder):
+    path = folder / "result.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(document | {"class_names": document["class_names"][:1]}))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -333,6 +339,7 @@ def test_of_several_seeds_each_has_its_report_made_anew(runs, tmp_path):
         (lambda folder: (folder / "metrics.jsonl").write_text("{"), "metrics.jsonl is damaged"),
         (lambda folder: (folder / "result.json").write_text("{"), "result.json is damaged"),
         (lambda folder: (folder / "result.json").write_text("{}"), "is no result of demo or finetune"),
+        (_with_fewer_classes, "do not belong together"),
     ],
 )
 def test_a_spoilt_folder_is_one_line_and_exit_code_3(runs, tmp_path, spoil, message):

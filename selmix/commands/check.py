@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selmix.commands import extracting
+from selmix.commands import extracting, running
 from selmix.commands.bars import progress
 from selmix.commands.check_tables import class_table, finding_table, group_table, images_line, printable
 from selmix.commands.console import alone, out
 from selmix.commands.options import Debug, Device, DeviceName, Json, Quiet
-from selmix.errors import DataError, UsageError
+from selmix.errors import DataError
 
 if TYPE_CHECKING:
     from selmix.check.report import Report
@@ -29,6 +29,7 @@ def check(
     mean: extracting.Mean = None,
     std: extracting.Std = None,
     file: Annotated[Path | None, typer.Option("--out", metavar="FINDINGS.csv", help="File for all findings.")] = None,
+    overwrite: running.OverwriteFile = False,
     device: DeviceName = Device.auto,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -44,11 +45,12 @@ def check(
     with alone("check", quiet=quiet, debug=debug):
         from selmix.backbones import Preprocessing, load_backbone
         from selmix.check.report import check_data, write_findings
+        from selmix.deploy.sheets import check_target
         from selmix.option_words import parse_preprocessing
         from selmix.pipeline import choose_device
 
-        if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
-            raise UsageError(f"--out must be a file in a folder that exists, got {file}")
+        if file is not None:
+            check_target(file, overwrite=overwrite)
         overrides = Preprocessing(**parse_preprocessing(input_size, mean, std))
         net = None if backbone is None else load_backbone(backbone, arch=arch, overrides=overrides)
         report = check_data(data, backbone=net, device=choose_device(device), track=progress(quiet=quiet))
@@ -76,11 +78,9 @@ def _show(report: "Report", file: Path | None) -> None:
     if report.findings:
         out.print(finding_table(report.findings))
         _say("what to do:")
-        fixes = document["fixes"]
-        for fix in fixes[:_MOST_FIXES]:
-            _say(f"  {fix}")
-        if len(fixes) > _MOST_FIXES:
-            _say(f"  and {len(fixes) - _MOST_FIXES} more")
+        fixes = [f"  {fix}" for fix in document["fixes"]]
+        for line in [*fixes[:_MOST_FIXES], *[f"  and {len(fixes) - _MOST_FIXES} more"] * (len(fixes) > _MOST_FIXES)]:
+            _say(line)
     counts = document["counts"]
     where = f"written: {file}" if file else "--out FINDINGS.csv lists each" if report.findings else "nothing is wrong"
     _say(f"{counts['error']} error(s), {counts['warning']} warning(s) in {document['seconds']:.1f} s; {where}")

@@ -184,7 +184,7 @@ def _of_other_dtype(run: Run, kind: str) -> list[str]:
         return []
     return [
         f"- the head was tuned on features in {run.dtype}, and this file computes in float32: an image near a border "
-        "may get another class than from `selmix predict`"
+        "may get another class than from `selmix predict` and in the figures above, which are those of the run"
     ]
 
 

@@ -22,7 +22,10 @@ def comparison(document: dict[str, Any]) -> tuple[str, list[str], list[Section]]
     summary, seeds = document["summary"], document["request"]["seeds"]
     won = [name for name, own in summary.items() if own["best"] == OURS]
     title = f"{count(len(document['methods']), 'method')} on {', '.join(summary)}: "
-    title += f"SelMix is the best on {len(won)} of {len(summary)}"
+    title += f"SelMix has the best mean on {len(won)} of {len(summary)}"
+    if won:
+        clear = [own for own in map(summary.get, won) if "difference" in own and own["difference"]["interval"][0] > 0]
+        title += f", beyond what the test samples leave to chance on {len(clear)}"
     lines = [own["verdict"] + "." for own in summary.values()]
     lines.append(
         f"{count(len(seeds), 'seed')}, {document['val_samples']:,} validation and {document['test_samples']:,} test "

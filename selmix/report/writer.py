@@ -12,7 +12,7 @@ from markupsafe import Markup
 import selmix
 from selmix.audit.document import PoolAudit
 from selmix.checkpoints import write_atomically
-from selmix.errors import DataError
+from selmix.errors import DataError, SelmixError
 from selmix.pipeline import Tuning
 from selmix.report.course import constraints, pairs, steps
 from selmix.report.features import calibration, geometry
@@ -41,9 +41,16 @@ def write_report(folder: Path, *, each: bool = False) -> Path:
 
     Raises:
         UsageError: if it is none of these.
-        DataError: if a file is missing or damaged.
+        DataError: if a file is missing or damaged, or belongs to another run.
     """
-    page = _page_of(folder)
+    try:
+        page = _page_of(folder)
+    except SelmixError:
+        raise
+    except (LookupError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{folder} holds files that are damaged or do not belong together ({error}); repeat the run"
+        ) from error
     if each and not (folder / "result.json").is_file():
         for name, folders in (("seeds.json", _seed_folders), ("sweep.json", _swept_folders)):
             for own in folders(folder, read_json(folder / name)) if (folder / name).is_file() else []:
