@@ -16,6 +16,7 @@ from test_commands import features, run
 
 from selmix.report import writer
 from selmix.report.reading import Run
+from selmix.report.several import comparison
 
 QUICK = ["steps=100", "start_steps=50", "folds=3"]
 EVIL = "<script>alert(1)</script>"
@@ -255,6 +256,11 @@ def test_the_ladder_and_the_seeds(runs):
             low, high = method["test"]["interval"]
             assert low <= method["test"]["mean"] + 0.02
             assert f"{100 * low:.1f} to {100 * high:.1f}" in page.text
+    # a mean that is ahead by what the test samples may be wrong by is not called more than that
+    for low, clear in ((-0.01, 0), (0.01, 1)):
+        own = {**own, "best": "selmix", "difference": {"mean": 0.02, "interval": [low, 0.05]}}
+        title = comparison(document | {"summary": {"min_recall": own}})[0]
+        assert title.endswith(f"the best mean on 1 of 1, beyond what the test samples leave to chance on {clear}")
     folder = runs["seeds"][0]
     document, page = json.loads((folder / "seeds.json").read_text()), Page(folder)
     mean, std = (100 * document["after"]["test"]["min_recall"][key] for key in ("mean", "std"))
