@@ -34,7 +34,7 @@ def extract(folder, out, *more):
 
 
 def finetune(out, *more):
-    return run("finetune", "--metric", "mean_recall", "--out", out, "--json", *more, "steps=100")
+    return run("finetune", "--metric", "mean_recall", "--out", out, "--json", *more, "steps=100", "start_steps=100")
 
 
 def test_extract_says_what_it_needs_and_what_came_out(folder, tmp_path):

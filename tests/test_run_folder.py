@@ -61,7 +61,7 @@ def test_what_a_killed_run_leaves_is_replaced(npz, tmp_path, caplog):
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
 def test_seeds_that_are_killed_on_the_way_come_to_the_same_end(npz, tmp_path):
-    words = ["finetune", "--features", npz, "--metric", "min_recall", "--seeds", "0..3", "steps=60", "--out"]
+    words = ["finetune", "--features", npz, "--metric", "min_recall", "--seeds", "0..3", *QUICK, "--out"]
     out = tmp_path / "killed"
     process = subprocess.Popen([sys.executable, "-m", "selmix", *words, out, "--quiet"], env=ENVIRONMENT)
     while not (out / "seed0" / "result.json").is_file() and process.poll() is None:

@@ -23,7 +23,7 @@ def npz(tmp_path_factory):
 
 
 def seeded(npz, out, *more):
-    words = ("--features", npz, "--metric", "min_recall", "--out", out, "steps=200")
+    words = ("--features", npz, "--metric", "min_recall", "--out", out, "steps=200", "start_steps=200")
     return run("finetune", *words, *more)
 
 

@@ -200,12 +200,14 @@ def test_a_pool_left_aside_is_as_if_it_had_never_been(root):
         ("train_only.csv", DataError, "no usable row of unlabeled"),
         ("two.txt", DataError, r"no such file, the first is .*a\.png"),
         ("photo.png", DataError, "is no folder"),
+        ("none.txt", DataError, r"none\.txt has no usable line; a line is a path$"),
     ],
 )
 def test_a_wrong_pool_is_refused(root, tmp_path, monkeypatch, spec, error, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train_only.csv").write_text("path,label,split\ndata/train/ant/0.png,ant,train\n")
     (tmp_path / "two.txt").write_text("a.png\nb.png\n")
+    (tmp_path / "none.txt").write_text("\n")
     noise_image(0).save(tmp_path / "photo.png")
     with pytest.raises(error, match=message):
         with_pool(open_images(str(root)), spec)

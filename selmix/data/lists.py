@@ -81,7 +81,8 @@ def read_list(
         remedy = unfitting(paths, rewrite) or missing_remedy(root, ids[gone[0]])
         listing.refuse(chosen[gone], "missing file", what, remedy, split=split, class_name=common_name(classes, gone))
     if len(gone) == len(ids):
-        findings.append(fault("no rows", f"{path} has no usable line", "a line is: path label", path=path, split=split))
+        line = "a line is: path label" if split != "unlabeled" else "a line is a path"
+        findings.append(fault("no rows", f"{path} has no usable line", line, path=path, split=split))
         return None
     place = f"{split} ({path})"
     rows = Rows(place, ids, FileImages(PathsUnder(root, ids)), classes, None, listing.numbers[chosen], "line", audit)
