@@ -305,7 +305,7 @@ def test_a_given_head_is_where_it_starts():
         ({"metric": lambda confusion: confusion.sum().item()}, {}, "0-d tensor"),
         ({"subject_to": "coverage"}, {}, "no constraint"),
         ({"settings": {"stepz": 3}}, {}, "unknown key stepz"),
-        ({"settings": {"steps": 3}}, {}, "parameter of its own"),
+        ({"settings": {"steps": 3}}, {}, r"pass it as SelMixClassifier\(steps="),
         ({"steps": 0}, {}, "steps must be >= 1, got 0"),
         ({}, {"X_val": np.ones((2, 5))}, "X_val and y_val"),
         ({}, {"X_val": np.ones((2, 4)), "y_val": [0, 1]}, "4 features"),
