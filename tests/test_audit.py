@@ -258,9 +258,13 @@ def test_words_say_what_became_of_the_pool():
     )
     assert told[1] == "pseudo-labels: 4,100 of 4,500 used, estimated precision 91 % (lower bound 88 %)"
     assert len(told) == 2
+    barred = headline(plain_document(used=False, proven=True, share_of_no_class=0.004), "min_recall")
+    assert "but keep the constraints less well" in barred[0]
+    assert "may be luck" not in barred[0]
+    assert not any("no known class" in line for line in barred)
     taken = headline(plain_document(difference=0.001, proven=False), "min_recall")
     assert taken[0].endswith("taken as long as they are not worse, since it has many images of classes with few labels")
-    aside = headline(plain_document(used=False, share_of_no_class=0.25), "min_recall")
+    aside = headline(plain_document(used=False, proven=False, share_of_no_class=0.25), "min_recall")
     assert "left aside" in aside[0]
     assert aside[0].endswith("which may be luck")
     assert "would have been used" in aside[1]

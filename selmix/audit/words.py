@@ -25,7 +25,7 @@ def headline(document: dict[str, Any], metric: str) -> list[str]:
         sure = f", estimated precision {precision} (lower bound {lower})"
     lines.append(f"pseudo-labels: {document['selected']:,} of {document['found']:,} {role}{sure}")
     strangers = document["share_of_no_class"]
-    if strangers:
+    if strangers and strangers >= 0.005:  # which is said as 1 %
         lines.append(f"at least {100 * strangers:.0f} % of the pool look like no known class")
     return lines
 
@@ -80,6 +80,8 @@ def _reason(document: dict[str, Any], metric: str) -> str:
     verdict = ""
     if document["used"] and not document["proven"]:
         verdict = "; it is taken as long as they are not worse, since it has many images of classes with few labels"
+    elif document["proven"] and not document["used"]:
+        verdict = ", but keep the constraints less well"
     elif not document["used"] and change > 0:
         verdict = ", which may be luck"
     return (

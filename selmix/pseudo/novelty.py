@@ -17,6 +17,7 @@ import torch
 
 _QUANTILES = torch.linspace(0.02, 0.5, 25, dtype=torch.float64)
 _ERRORS = 3.0
+_FEWEST = 10  # of which something is said: of fewer, bounds are above 0 by luck too often
 
 
 def likeness(similarities: torch.Tensor, *, count: int = 10) -> torch.Tensor:
@@ -33,7 +34,7 @@ def likeness(similarities: torch.Tensor, *, count: int = 10) -> torch.Tensor:
 
 
 def share_unlike(own: torch.Tensor, weights: torch.Tensor, pool: torch.Tensor) -> float:
-    """Return a lower bound of the pool's share that is of no known class, in [0, 1]; 0 for an empty pool.
+    """Return a lower bound of the pool's share that is of no known class, in [0, 1]; 0 for a pool of fewer than ten.
 
     Three standard errors are taken off at every quantile, or the largest of many bounds would owe too much to luck, and
     each share counts one sample more on either side in its error, for what a few samples happen not to show. So a pool
@@ -44,7 +45,7 @@ def share_unlike(own: torch.Tensor, weights: torch.Tensor, pool: torch.Tensor) -
         weights: [n], what each counts, not all 0: `class_weights`.
         pool: [m] likenesses of the pool.
     """
-    if not len(pool):
+    if len(pool) < _FEWEST:
         return 0.0
     bounds = _quantiles(own, weights, _QUANTILES)
     below = _below(own, weights, bounds)  # at most one half
