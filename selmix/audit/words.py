@@ -63,14 +63,13 @@ def _too_little_known(document: dict[str, Any], val_counts: Sequence[int]) -> st
 
 def _of_the_features(document: dict[str, Any]) -> str:
     points = f"{100 * document['room']:.1f} points"
-    limit = (
-        f"features seem to be the limit (more samples could bring a head about {points} on these)"
-        if document["room"] < ENOUGH_ROOM
-        else f"more samples could bring a head about {points} on these features, and these pseudo-labels are not seen "
-        "to: label some images of the pool"
+    stage_one = f"a backbone can learn from the pool itself, {STAGE_ONE}; see docs/semi-supervised.md"
+    if document["room"] < ENOUGH_ROOM:
+        return f"features seem to be the limit (more samples could bring a head about {points} on these): {stage_one}"
+    return (
+        f"more labels could bring a head about {points} on these features, where these pseudo-labels bring little: "
+        f"label some images of the pool; or {stage_one}"
     )
-    joined = ": " if document["room"] < ENOUGH_ROOM else "; or "
-    return f"{limit}{joined}a backbone can learn from the pool itself, {STAGE_ONE}; see docs/semi-supervised.md"
 
 
 def _reason(document: dict[str, Any], metric: str) -> str:
