@@ -1,4 +1,4 @@
-"""What becomes of input that nobody meant: coverage-guided fuzzing of all that selmix reads (docs/reliability.md).
+"""What becomes of input that nobody meant: coverage-guided fuzzing of all that selmix reads.
 
     pip install atheris
     python benchmarks/fuzz.py                        # every target, one after the other, and a table
@@ -58,13 +58,8 @@ def fuzz(name: str, cases: int, seed: int, seconds: int, folder: Path) -> None:
         (corpus / str(number)).write_bytes(content)
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     outcomes.clear()
-    limits = [
-        f"-runs={cases}",
-        f"-seed={seed + 1}",
-        f"-timeout={seconds}",
-        f"-rss_limit_mb={own + GIB}",
-        "-max_len=4096",
-    ]
+    given = {"runs": cases, "seed": seed + 1, "timeout": seconds, "rss_limit_mb": own + GIB, "max_len": 4096}
+    limits = [f"-{name}={value}" for name, value in given.items()]
     atheris.Setup([sys.argv[0], *limits, f"-artifact_prefix={folder}/fault-", "-verbosity=0", str(corpus)], one)
     atheris.Fuzz()
 
@@ -88,16 +83,8 @@ def main() -> None:
         cases = asked.cases or (IMAGES if name == "image" else CASES)
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place).resolve()
-            words = [
-                "--targets",
-                name,
-                "--cases",
-                str(cases),
-                "--seed",
-                str(asked.seed),
-                "--seconds",
-                str(asked.seconds),
-            ]
+            given = {"targets": name, "cases": cases, "seed": asked.seed, "seconds": asked.seconds}
+            words = [word for option, value in given.items() for word in (f"--{option}", str(value))]
             command = [sys.executable, __file__, *words, "--in", place]
             done = subprocess.run(command, capture_output=True, text=True, errors="replace")
             file = folder / "outcomes.json"
