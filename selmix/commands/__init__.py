@@ -12,7 +12,7 @@ from rich.markup import escape
 import selmix.commands.environment  # noqa: F401  before anything that imports PyTorch
 from selmix.commands import recipes
 from selmix.commands.completion import colons_joined
-from selmix.commands.console import show_error
+from selmix.commands.console import interruptible, show_error, show_interrupted
 from selmix.commands.guide import GUIDE, epilog
 from selmix.errors import UsageError
 
@@ -59,9 +59,12 @@ def main() -> None:
     """Run the command line; what is wrong with the words themselves is one line, too."""
     words = sys.argv[1:] or ["--help"]
     try:
-        with colons_joined():
+        with interruptible(), colons_joined():
             code = app(words, prog_name="selmix", standalone_mode=False)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        interruption = next((own for own in (error, error.__cause__) if isinstance(own, KeyboardInterrupt)), None)
+        if interruption is not None:  # before the verb has begun, or after its end
+            sys.exit(show_interrupted(interruption))
         # typer carries a click of its own or uses the installed one: know its usage errors by what they can do
         if not hasattr(error, "format_message"):
             raise

@@ -53,8 +53,9 @@ def run(
     from selmix.pipeline import choose_device
     from selmix.shipped import recipe_file
     from selmix.stages import STAGE1, STAGE2, read_stages, run_stages
+    from selmix.training_run import RECIPE
 
-    with alone("run", quiet=quiet, debug=debug):
+    with alone("run", quiet=quiet, debug=debug, resumes=folder / RECIPE):
         stages = read_stages(recipe_file(recipe), parse_assignments(settings or []), folder, seed=seed)
         if not (quiet or as_json):
             _show_recipe(stages.content)

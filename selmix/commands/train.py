@@ -45,9 +45,11 @@ def train(
     from selmix.shipped import recipe_file
     from selmix.stages import train_recipe
     from selmix.training import train_backbone
+    from selmix.training_run import RECIPE
 
     ranks = join_ranks(gpu=device in (Device.auto, Device.cuda) and torch.cuda.is_available())
-    with guarded(quiet=quiet, debug=debug, silent=not ranks.leads), image_bar(quiet=quiet or not ranks.leads) as bar:
+    quiet_here, resumes = quiet or not ranks.leads, folder / RECIPE
+    with guarded(quiet=quiet, debug=debug, silent=not ranks.leads, resumes=resumes), image_bar(quiet=quiet_here) as bar:
         manifest = train_backbone(
             train_recipe(recipe_file(recipe), parse_assignments(settings or [])),
             folder,

@@ -1,0 +1,57 @@
+"""Commands that are interrupted or killed: what they say, what they leave, and that they come to the same end."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from selmix.commands.console import Interrupted, interruptible, show_interrupted
+
+HARNESS = Path(__file__).parent.parent / "benchmarks" / "killing.py"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no fork")
+def test_killed_commands_come_to_the_same_end():
+    """The harness of docs/reliability.md, at one moment for each signal."""
+    words = [sys.executable, HARNESS, "--verbs", "train,finetune", "--moments", "1", "--seed", "7"]
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = re.findall(r"^\| (train|finetune) \| SIG(KILL|TERM|INT) \| 1 \| .* \| 0 \|$", done.stdout, re.M)
+    assert len(rows) == 6, done.stdout
+
+
+def test_sigterm_interrupts_and_the_handler_of_before_comes_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted) as caught, interruptible():
+        signal.raise_signal(signal.SIGTERM)
+    assert caught.value.exit_code == 128 + 15
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_torchrun_keeps_its_sigterm(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    before = signal.getsignal(signal.SIGTERM)
+    with interruptible():
+        assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("there", "words", "processes", "said"),
+    [
+        (True, ["train", "a b.toml"], "1", "to go on: selmix train 'a b.toml' --resume"),
+        (True, ["train", "r.toml", "--resume"], "1", "to go on: selmix train r.toml --resume"),
+        (False, ["train", "r.toml"], "1", "to start again: selmix train r.toml"),
+        (True, ["train", "r.toml"], "2", "to go on: torchrun --nproc-per-node 2 -m selmix train r.toml --resume"),
+    ],
+)
+def test_an_interruption_says_the_command_that_goes_on(monkeypatch, tmp_path, capsys, there, words, processes, said):
+    monkeypatch.setattr(sys, "argv", ["selmix", *words])
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    if there:
+        (tmp_path / "recipe.toml").touch()
+    assert show_interrupted(KeyboardInterrupt(), tmp_path / "recipe.toml") == 130
+    assert capsys.readouterr().err == f"interrupted; {said}\n"
