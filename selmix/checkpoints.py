@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import json
-import os
 import pickle
 import re
 import warnings
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 from selmix.errors import DataError
+from selmix.writing import write_atomically
 
 # the first that a checkpoint has; averaged weights are taken where there are no others
 WRAPPERS = ("state_dict", "model", "model_state_dict", "ema_model", "model_ema", "state_dict_ema")
@@ -181,10 +181,3 @@ def packed_tensors(tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -
     """Return the bytes that `save_tensors` writes."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     return safetensors.torch.save(plain, {"selmix": json.dumps(metadata)})
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader sees the old content or the whole new one, never a torn one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    temporary.replace(path)

@@ -13,7 +13,6 @@ import torch
 import selmix
 from selmix.baselines.methods import METHODS, out_of_fold
 from selmix.baselines.problem import Problem
-from selmix.checkpoints import write_atomically
 from selmix.confusion import confusion_counts, joint_confusion
 from selmix.data.splits import draw_per_class, stratified_holdout
 from selmix.errors import DataError, UsageError, suggestion
@@ -29,6 +28,7 @@ from selmix.run import run_folder
 from selmix.seeding import numpy_generator, torch_generator
 from selmix.stage2.settings import RefineSettings
 from selmix.verdict import Scores, summarise
+from selmix.writing import write_atomically
 
 logger = logging.getLogger("selmix")
 

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from selmix.checkpoints import write_atomically
 from selmix.figures import Panel, draw_scatters
 from selmix.metrics import Metric
 from selmix.pipeline import Tuning
 from selmix.stage2.diagnose import LARGE_RATE, SMALL_RATE, Diagnosis, agreement
+from selmix.writing import write_atomically
 
 SCHEMA = 1
 

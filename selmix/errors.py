@@ -1,8 +1,11 @@
 """The typed errors of selmix: each is one line for a person and a stable exit code for a script."""
 
 import difflib
+import errno
 from collections.abc import Iterable
 from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what the system says where there is no room
 
 
 class SelmixError(ValueError):

@@ -10,7 +10,6 @@ import torch
 
 from selmix.audit.document import audit_pool
 from selmix.beginning import Beginning, begin
-from selmix.checkpoints import write_atomically
 from selmix.constraints import Constraint, bind_constraints, parse_constraint
 from selmix.diagnosis import describe_diagnosis, write_diagnosis
 from selmix.errors import UsageError
@@ -28,6 +27,7 @@ from selmix.result import describe
 from selmix.run import run_folder, write_run
 from selmix.spread import over_seeds
 from selmix.stage2.settings import RefineSettings
+from selmix.writing import write_atomically
 
 SEEDS = "seeds.json"
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import selmix
-from selmix.checkpoints import file_digest, read_metadata, write_atomically
+from selmix.checkpoints import file_digest, read_metadata
 from selmix.data.images import ImageData
 from selmix.evaluation import ClassGroups, evaluate
 from selmix.features.extract import extract_features
 from selmix.heads import LinearHead
 from selmix.predictions import predict
 from selmix.training_run import MANIFEST, MODEL
+from selmix.writing import write_atomically
 
 if TYPE_CHECKING:
     from selmix.backbones import Backbone

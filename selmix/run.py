@@ -9,19 +9,21 @@ from typing import Any
 
 import tomli_w
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from selmix.agreement import all_texts, together
 from selmix.audit.document import PoolAudit
 from selmix.audit.table import remove_tables, write_table
-from selmix.checkpoints import save_tensors, write_atomically
-from selmix.errors import UsageError, unwritable
+from selmix.checkpoints import save_tensors
+from selmix.errors import UsageError
 from selmix.features.labeled import FeatureData
 from selmix.head_file import head_metadata
 from selmix.pipeline import Tuning
 from selmix.ranks import ALONE, Ranks
 from selmix.report.record import RECORD, REPORT
 from selmix.report.samples import SAMPLES
+from selmix.run_folders import claim
+from selmix.writing import remove_leftovers, write_atomically
 
 RESULT, UNFINISHED = "result.json", ".unfinished"
 _SPLITS = "splits.json"
@@ -49,7 +51,7 @@ def run_folder(out: Path, *, overwrite: bool, result: str = RESULT, ranks: Ranks
     Raises:
         UsageError: if `out` is a file or cannot be made, holds a run and `overwrite` is off, or holds other files.
     """
-    lock = FileLock(out / UNFINISHED, timeout=0)
+    lock = FileLock(out / UNFINISHED)
     with together(ranks):
         if ranks.leads:
             overwrite = _enter(out, lock, overwrite=overwrite, result=result)
@@ -72,17 +74,10 @@ def _enter(out: Path, lock: FileLock, *, overwrite: bool, result: str) -> bool:
                 raise UsageError(f"--out {out} holds a finished run; name a new folder or add --overwrite")
         elif not unfinished:
             raise UsageError(f"--out {out} holds files that are no run of selmix; name a new folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise UsageError(f"another run is writing to --out {out}; wait for it, or name a new folder") from None
-    except OSError as error:
-        raise unwritable(out, error) from error
+    claim(out, lock)
     if unfinished:
         logger.warning("%s holds what a run left that did not end; it is replaced", out)
-        for old in out.glob(".*.[0-9]*"):  # of writers that were killed
-            old.unlink()
+        remove_leftovers(out)
     return overwrite or unfinished
 
 

@@ -1,10 +1,27 @@
-"""What a folder is that should be a finished run, and is none."""
+"""Folders of runs: one writer at a time; and what a folder is that should be a finished run, and is none."""
 
 from pathlib import Path
 
-from selmix.errors import UsageError
+from filelock import FileLock, Timeout
+
+from selmix.errors import UsageError, unwritable
 
 _STAGE_TWO = "stage2"
+
+
+def claim(out: Path, lock: FileLock) -> None:
+    """Make the folder of a run, and take the lock in it.
+
+    Raises:
+        UsageError: if another process has it, or the folder cannot be made or written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UsageError(f"another run is writing to --out {out}; wait for it, or name a new folder") from None
+    except OSError as error:
+        raise unwritable(out, error) from error
 
 
 def no_run(folder: Path, *, written_by: str, lacks: str) -> UsageError:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from selmix.checkpoints import write_atomically
 from selmix.errors import DataError, UsageError
 from selmix.stage1.autobalance import SearchState, search
 from selmix.stage1.autobalance_settings import AutoBalanceSettings
@@ -18,6 +17,7 @@ from selmix.stage1.state import TrainingState
 from selmix.starting import starting_model
 from selmix.training_job import Job
 from selmix.training_run import CHECKPOINT, LOSS, SEARCH, EpochLog, earlier_checkpoint, named_checkpoint
+from selmix.writing import write_atomically
 
 
 def searched_loss(job: Job, out: Path, settings: AutoBalanceSettings, loop: SupervisedSettings) -> LossTables:

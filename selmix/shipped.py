@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from selmix.errors import DataError, UsageError, suggestion
+from selmix.writing import write_atomically
 
 _PACKAGE = Path(__file__).parent
 # the wheel carries the top-level folders inside the package; a checkout has them beside it
@@ -96,7 +97,7 @@ def copy_recipe(name: str, folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, content in copies.items():
-            path.write_text(content, encoding="utf-8")
+            write_atomically(path, content)
     except OSError as error:
         raise UsageError(f"{folder} cannot be written ({error.strerror}); name another folder") from error
     return list(copies)

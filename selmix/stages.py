@@ -12,7 +12,6 @@ from typing import Any
 import tomli_w
 import torch
 
-from selmix.checkpoints import write_atomically
 from selmix.data.assembly import digest_of_images
 from selmix.data.sources import open_images
 from selmix.errors import DataError, UsageError, unwritable
@@ -27,6 +26,7 @@ from selmix.train_recipe import TrainRecipe, train_settings
 from selmix.training import train_backbone
 from selmix.training_job import Bar, no_bar
 from selmix.training_run import CHECKPOINT, LOSS, MANIFEST, RECIPE, as_toml, changed_keys
+from selmix.writing import write_atomically
 
 logger = logging.getLogger("selmix")
 

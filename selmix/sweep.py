@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from selmix.checkpoints import write_atomically
 from selmix.confusion import confusion_counts, joint_confusion
 from selmix.evaluation import Memory
 from selmix.features.extract import Track
@@ -26,6 +25,7 @@ from selmix.recipe import FinetuneRecipe
 from selmix.report.writer import report_or_warn
 from selmix.run import run_folder
 from selmix.spread import constraints_over, spread
+from selmix.writing import write_atomically
 
 SWEEP, TABLE, FIGURE = "sweep.json", "sweep.csv", "pareto.svg"
 SCHEMA = 1

@@ -8,22 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+from filelock import FileLock
 
-from selmix.checkpoints import write_atomically
-from selmix.errors import DataError, DivergedError, UsageError, unwritable
+from selmix.errors import DataError, DivergedError, UsageError
 from selmix.faults import read_toml
+from selmix.run_folders import claim
 from selmix.stage1.state import TrainingState
+from selmix.writing import UNWRITTEN, remove_leftovers, write_atomically
 
 CHECKPOINT, LOG, RECIPE, MANIFEST = "checkpoint.pt", "metrics.jsonl", "recipe.toml", "manifest.json"
 SPLITS_FILE = "splits.json"
 SEARCH, LOSS, TENSORBOARD = "search", "loss.json", "tensorboard"
 GENERATIONS, PSEUDO_LABELS = "generations", "pseudo_labels.safetensors"
+_LOCK = ".lock"
 LAST, BEST, MODEL = "last.safetensors", "best.safetensors", "model.safetensors"
 
 
 @contextmanager
 def training_folder(out: Path, request: dict[str, Any], *, resume: bool) -> Iterator[None]:
-    """Make the folder and write the recipe, or find there what is to be resumed.
+    """Make the folder and write the recipe, or find there what is to be resumed; no other training may write to it.
 
     What was begun here and fails before its first checkpoint leaves nothing.
 
@@ -34,9 +37,23 @@ def training_folder(out: Path, request: dict[str, Any], *, resume: bool) -> Iter
 
     Raises:
         UsageError: if `out` holds other files, a finished run, an unfinished one and `resume` is off, or one of another
-            recipe.
+            recipe; or if another training writes to it.
     """
     request = as_toml(request)
+    there, lock = out.is_dir(), FileLock(out / _LOCK)
+    claim(out, lock)
+    try:
+        with _entered(out, request, resume=resume):
+            yield
+    finally:
+        (out / _LOCK).unlink(missing_ok=True)
+        if not there and not any(out.iterdir()):
+            out.rmdir()
+        lock.release()
+
+
+@contextmanager
+def _entered(out: Path, request: dict[str, Any], *, resume: bool) -> Iterator[None]:
     unfinished = (out / RECIPE).is_file()
     if (out / MANIFEST).is_file():
         raise UsageError(f"--out {out} holds a trained backbone; name a new folder")
@@ -44,9 +61,11 @@ def training_folder(out: Path, request: dict[str, Any], *, resume: bool) -> Iter
         raise UsageError(f"--out {out} holds an unfinished training; add --resume to go on, or name a new folder")
     if unfinished and (changed := changed_keys(read_toml(out / RECIPE, "recipe"), request)):
         raise UsageError(f"--out {out} holds the training of another recipe: {changed} differ; name a new folder")
-    there = out.is_dir()
+    if not unfinished and not all(path.name.startswith((_LOCK, UNWRITTEN)) for path in out.iterdir()):
+        raise UsageError(f"--out {out} holds files that are no training of selmix; name a new folder")
+    remove_leftovers(out)
     if not unfinished:
-        _begin(out, request)
+        write_atomically(out / RECIPE, tomli_w.dumps(request))
     try:
         yield
     except BaseException:  # Ctrl-C as well
@@ -55,19 +74,7 @@ def training_folder(out: Path, request: dict[str, Any], *, resume: bool) -> Iter
                 (out / name).unlink(missing_ok=True)
             for name in (SEARCH, GENERATIONS, TENSORBOARD):
                 shutil.rmtree(out / name, ignore_errors=True)
-            if not there and not any(out.iterdir()):
-                out.rmdir()
         raise
-
-
-def _begin(out: Path, request: dict[str, Any]) -> None:
-    if out.is_dir() and any(out.iterdir()):
-        raise UsageError(f"--out {out} holds files that are no training of selmix; name a new folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / RECIPE, tomli_w.dumps(request))
-    except OSError as error:
-        raise unwritable(out, error) from error
 
 
 def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> str:

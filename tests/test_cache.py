@@ -27,6 +27,7 @@ from selmix.features.cache import Part
 from selmix.features.cached import load_cache
 from selmix.features.filling import Filled, Filling, fill_cache
 from selmix.ranks import Ranks
+from selmix.writing import write_atomically
 
 CPU = torch.device("cpu")
 COUNTS = {"train": {"ant": 7, "bee": 4}, "val": {"ant": 2, "bee": 2}, "test": {"ant": 3, "bee": 2}}
@@ -583,8 +584,8 @@ def test_a_complete_cache_that_cannot_be_written_is_read(root, tmp_path, monkeyp
     def refuse(*_):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr("selmix.features.blocks.write_durably", refuse)
-    monkeypatch.setattr("selmix.features.filling.write_durably", refuse)
+    monkeypatch.setattr("selmix.features.blocks.write_atomically", refuse)
+    monkeypatch.setattr("selmix.features.filling.write_atomically", refuse)
     filled, model = fill(root, tmp_path / "cache")
     assert (filled.images, model.seen) == (0, [])
     (tmp_path / "cache" / "train" / "00000.json").unlink()
@@ -720,7 +721,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_is_there_too(
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(Path, "replace", replaced)
-    blocks.write_durably(tmp_path / "00000.npy", b"rows")
+    write_atomically(tmp_path / "00000.npy", b"rows")
     assert steps[0].startswith(".writing-00000.npy-")
     assert steps[1:] == ["-> 00000.npy", tmp_path.name]
 

@@ -11,7 +11,7 @@ PACKAGE = Path(selmix.__file__).parent
 
 # docs/architecture.md says what each floor is for
 FLOORS = [
-    ["agreement", "errors", "faults", "ranks", "seeding"],
+    ["agreement", "errors", "faults", "ranks", "seeding", "writing"],
     [
         "apportion",
         "bootstrap",

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from selmix.commands.console import Interrupted, interruptible, show_interrupted
+from selmix.commands.console import show_interrupted
+from selmix.commands.interruption import Interrupted, interruptible, interruption_code
 
 HARNESS = Path(__file__).parent.parent / "benchmarks" / "killing.py"
 
@@ -53,5 +54,6 @@ def test_an_interruption_says_the_command_that_goes_on(monkeypatch, tmp_path, ca
     monkeypatch.setenv("WORLD_SIZE", processes)
     if there:
         (tmp_path / "recipe.toml").touch()
-    assert show_interrupted(KeyboardInterrupt(), tmp_path / "recipe.toml") == 130
+    assert interruption_code(KeyboardInterrupt()) == 130
+    show_interrupted(tmp_path / "recipe.toml")
     assert capsys.readouterr().err == f"interrupted; {said}\n"

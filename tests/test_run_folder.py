@@ -52,7 +52,7 @@ def test_what_a_killed_run_leaves_is_replaced(npz, tmp_path, caplog):
     assert finetune(npz, out, *QUICK)[0] == 0
     (out / "result.json").unlink()  # it is written last
     (out / UNFINISHED).touch()
-    (out / ".head.safetensors.4711").write_bytes(b"half")
+    (out / ".writing-head.safetensors-4711").write_bytes(b"half")
     code, _, stderr = finetune(npz, out, *QUICK)
     assert code == 0, stderr
     assert "did not end; it is replaced" in caplog.text

@@ -8,7 +8,7 @@ import torch
 
 from selmix.agreement import all_texts
 from selmix.audit.document import PoolAudit
-from selmix.checkpoints import write_atomically
+from selmix.writing import write_atomically
 
 NO_CLASS = "(none)"
 _NAME = "pseudo_labels"

@@ -1,7 +1,6 @@
 """All checks of a data set, in the order in which they cost time, and what they found as a document and as CSV."""
 
 import csv
-import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from selmix.data.images import ImageData
 from selmix.data.sources import survey_images
 from selmix.errors import DataError
 from selmix.features.extract import Track, extract_features
+from selmix.writing import new_file
 
 
 @dataclass(frozen=True)
@@ -175,19 +175,16 @@ def write_findings(path: Path, findings: Sequence[Finding]) -> None:
     Raises:
         DataError: if the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     columns = ["severity", "kind", "split", "class", "path", "message", "remedy", "other_path", "similarity"]
     assert len(columns) == len(fields(Finding))
     try:
         # names that are no UTF-8 come back byte for byte
-        with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with new_file(path) as own, own.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
             writer.writerow(columns)
             for finding in findings:
                 row = asdict(finding)
                 row["class"] = row["class_name"]
                 writer.writerow("" if row[column] is None else row[column] for column in columns)
-        temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise DataError(f"{path} cannot be written ({error.strerror}); name another --out") from error

@@ -12,8 +12,9 @@ from rich.markup import escape
 import selmix.commands.environment  # noqa: F401  before anything that imports PyTorch
 from selmix.commands import recipes
 from selmix.commands.completion import colons_joined
-from selmix.commands.console import interruptible, show_error, show_interrupted
+from selmix.commands.console import show_error, show_interrupted
 from selmix.commands.guide import GUIDE, epilog
+from selmix.commands.interruption import interruptible, interruption_code
 from selmix.errors import UsageError
 
 app = typer.Typer(
@@ -64,7 +65,8 @@ def main() -> None:
     except (Exception, KeyboardInterrupt) as error:
         interruption = next((own for own in (error, error.__cause__) if isinstance(own, KeyboardInterrupt)), None)
         if interruption is not None:  # before the verb has begun, or after its end
-            sys.exit(show_interrupted(interruption))
+            show_interrupted()
+            sys.exit(interruption_code(interruption))
         # typer carries a click of its own or uses the installed one: know its usage errors by what they can do
         if not hasattr(error, "format_message"):
             raise

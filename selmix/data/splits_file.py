@@ -12,6 +12,7 @@ from selmix.data.findings import Finding, Survey, fault, listed
 from selmix.data.images import ImageData, ImageSplit
 from selmix.data.rows import SPLITS
 from selmix.errors import suggestion
+from selmix.writing import write_atomically
 
 _REMEDY = "mend the file, or write it anew with write_splits"
 
@@ -19,7 +20,7 @@ _REMEDY = "mend the file, or write it anew with write_splits"
 def write_splits(data: ImageData, path: Path) -> None:
     """Store the ids of every split, and the digest of the data, as JSON."""
     content = {"digest": data.digest, "splits": {split: part.ids for split, part in data.splits.items()}}
-    path.write_text(json.dumps(content, indent=0, ensure_ascii=True) + "\n")
+    write_atomically(path, json.dumps(content, indent=0, ensure_ascii=True) + "\n")
 
 
 def select_splits(source: ImageData, path: Path) -> Survey:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from selmix.backbones import Backbone
-from selmix.checkpoints import file_digest, packed_tensors, write_atomically
+from selmix.checkpoints import file_digest, packed_tensors
 from selmix.deploy.card import model_card
 from selmix.deploy.merged import load_merged, merged_state
 from selmix.deploy.onnx_graph import INPUT, OPSET, OUTPUT, onnx_graph, onnx_logits, required
@@ -16,6 +16,7 @@ from selmix.deploy.sheets import check_target
 from selmix.errors import DataError, UsageError, suggestion
 from selmix.extraction import plain_preprocessing
 from selmix.head_file import backbone_metadata
+from selmix.writing import write_atomically
 
 ENDINGS = {"head": ".safetensors", "timm": ".safetensors", "onnx": ".onnx"}
 

@@ -2,10 +2,9 @@
 
 import csv
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -16,6 +15,7 @@ import torch
 
 from selmix.data.manifest import MANIFEST_ENDINGS
 from selmix.errors import DataError, UsageError
+from selmix.writing import new_file
 
 _Row = list[Any]
 _GROUP = 1 << 20  # numbers in a row group of a Parquet file
@@ -133,16 +133,11 @@ def check_target(path: Path, *, overwrite: bool) -> None:
 @contextmanager
 def new_sheet(path: Path, layout: Layout) -> Iterator[Sheet]:
     """Give a sheet to write to, which becomes the file when all went well, and of which nothing is left otherwise."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with ExitStack() as stack:
+        with new_file(path) as temporary, ExitStack() as stack:
             yield _KINDS[path.suffix.lower()](temporary, layout, stack)
-        temporary.replace(path)
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error.strerror or error}); name another --out") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 @dataclass

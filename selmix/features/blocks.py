@@ -3,8 +3,6 @@
 import hashlib
 import io
 import json
-import os
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,9 @@ import numpy as np
 import torch
 
 from selmix.data.images import Stamp
+from selmix.writing import write_atomically
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_MARK = ".writing"  # begins the name of a file that is not complete
 _SEAL = "sha256"
 
 
@@ -63,7 +61,7 @@ def write_block(folder: Path, number: int, features: torch.Tensor, images: Image
     buffer = io.BytesIO()
     np.save(buffer, stored(features))
     content = buffer.getvalue()
-    write_durably(block_path(folder, number), content)
+    write_atomically(block_path(folder, number), content)
     record = {
         "key": key,
         "block": _place(folder, number),
@@ -140,7 +138,7 @@ def record_path(folder: Path, number: int) -> Path:
 def write_sealed(path: Path, document: dict[str, Any]) -> None:
     """Write a JSON document that carries its own sha256."""
     sealed = document | {_SEAL: _seal(document)}
-    write_durably(path, json.dumps(sealed).encode())
+    write_atomically(path, json.dumps(sealed).encode())
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -164,34 +162,3 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 def _seal(document: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, bring it to the disk, then give it its name.
-
-    Raises:
-        OSError: if it cannot be written; nothing of it is left then.
-    """
-    temporary = path.with_name(f"{_MARK}-{path.name}-{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":
-        opened = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what processes that were killed left unfinished in a folder."""
-    for path in folder.glob(f"{_MARK}-*"):
-        path.unlink(missing_ok=True)

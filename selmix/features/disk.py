@@ -1,11 +1,10 @@
 """Room on disk: what features need, said and checked beforehand, and what is said when it runs out all the same."""
 
-import errno
 import logging
 import shutil
 from pathlib import Path
 
-from selmix.errors import DataError
+from selmix.errors import FULL, DataError
 from selmix.features.blocks import DTYPES
 from selmix.features.cache import Sidecar
 
@@ -13,7 +12,6 @@ logger = logging.getLogger("selmix")
 
 _RECORD_BYTES = 160  # of the record of one image
 _ELSEWHERE = "put it elsewhere (extract --out, finetune --cache, or SELMIX_CACHE)"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def check_disk(folder: Path, sidecar: Sidecar, missing: int) -> None:
@@ -50,7 +48,7 @@ def shown_bytes(count: float) -> str:
 
 def disk_fault(error: OSError, folder: Path) -> str:
     """Return what went wrong with a cache on disk, and what helps."""
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return (
             f"the disk of {folder} is full; what is complete stays: make room and repeat the command, or {_ELSEWHERE}"
         )

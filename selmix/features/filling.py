@@ -14,7 +14,7 @@ import torch
 
 from selmix.data.images import ImageData
 from selmix.errors import DataError
-from selmix.features.blocks import Images, record_path, remove_leftovers, write_block, write_durably
+from selmix.features.blocks import Images, record_path, write_block
 from selmix.features.cache import EXTRACTED, Identity, Sidecar, default_folder, facts, known_sidecar
 from selmix.features.disk import check_disk, disk_fault
 from selmix.features.extract import Engine, Progress, Track
@@ -23,6 +23,7 @@ from selmix.features.lock import locked, wait_for_blocks
 from selmix.features.survey import Fault, bad_image, survey
 from selmix.heads import LinearHead
 from selmix.ranks import ALONE, Ranks
+from selmix.writing import remove_leftovers, write_atomically
 
 if TYPE_CHECKING:
     from selmix.backbones import Backbone  # timm takes a while to import, and ready features need none
@@ -158,8 +159,7 @@ def _fill(folder: Path, filling: Filling, files: dict[str, bytes], *, named: boo
     sidecar = filling.sidecar(known.width if known else engine.width(), files)
     ranks.wait()  # nobody writes before all have looked
     if first:
-        for place in (folder, *(folder / part.name for part in sidecar.parts)):
-            remove_leftovers(place)
+        remove_leftovers(folder)
     ranks.wait()
     faults = filling.survey(folder, sidecar)
     for fault in faults:
@@ -181,7 +181,7 @@ def _fill(folder: Path, filling: Filling, files: dict[str, bytes], *, named: boo
         for part in sidecar.parts:
             (folder / part.name).mkdir(exist_ok=True)
         for name, content in files.items():
-            write_durably(folder / name, content)
+            write_atomically(folder / name, content)
     ranks.wait()
     try:
         _extract(folder, sidecar, filling, engine, faults)

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from selmix.checkpoints import write_atomically
 from selmix.data.arrays import read_npz
 from selmix.errors import DataError
 from selmix.pipeline import Tuning
 from selmix.report.geometry import class_geometry
+from selmix.writing import write_atomically
 
 RECORD, REPORT = "record.npz", "report.html"
 HEADS = ("before", "balanced", "after")

@@ -11,10 +11,10 @@ from PIL import Image
 
 from selmix.audit.choice import chosen
 from selmix.audit.document import PoolAudit
-from selmix.checkpoints import write_atomically
 from selmix.data.images import ImageSource
 from selmix.errors import DataError
 from selmix.pipeline import Tuning
+from selmix.writing import write_atomically
 
 SAMPLES = "samples.json"
 SCHEMA = 1

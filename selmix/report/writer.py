@@ -11,7 +11,6 @@ from markupsafe import Markup
 
 import selmix
 from selmix.audit.document import PoolAudit
-from selmix.checkpoints import write_atomically
 from selmix.errors import DataError, SelmixError
 from selmix.pipeline import Tuning
 from selmix.report.course import constraints, pairs, steps
@@ -26,6 +25,7 @@ from selmix.report.section import Section
 from selmix.report.several import comparison, seeds
 from selmix.report.tradeoff import tradeoff
 from selmix.run_folders import no_run
+from selmix.writing import write_atomically
 
 logger = logging.getLogger("selmix")
 

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from selmix.checkpoints import write_atomically
 from selmix.errors import DataError
 from selmix.stage1.settings import SupervisedSettings
+from selmix.writing import write_atomically
 
 
 @dataclass
