@@ -14,7 +14,7 @@ from selmix.commands import recipes
 from selmix.commands.completion import colons_joined
 from selmix.commands.console import show_error, show_interrupted
 from selmix.commands.guide import GUIDE, epilog
-from selmix.commands.interruption import interruptible, interruption_code
+from selmix.commands.interruption import interruptible, untold
 from selmix.errors import UsageError
 
 app = typer.Typer(
@@ -56,25 +56,30 @@ def _plain(said: str) -> str:
     return said.partition(", unable to parse")[0].replace("Value error, ", "")
 
 
+def _refused(error: BaseException) -> int:
+    """Say what is wrong with the words of a command, and return the exit code; raise what is no fault of theirs."""
+    # typer carries a click of its own or uses the installed one: know its usage errors by what they can do
+    if not hasattr(error, "format_message"):
+        raise error
+    where = getattr(error, "ctx", None)
+    verb = where.command_path if where else "selmix"
+    said = _plain(error.format_message().rstrip("."))
+    if verb == "selmix evaluate" and "extra argument" in said:
+        said += "; labeled images go with --data"
+    show_error(f"{said}; see {verb} --help")
+    return UsageError.exit_code
+
+
 def main() -> None:
-    """Run the command line; what is wrong with the words themselves is one line, too."""
-    words = sys.argv[1:] or ["--help"]
+    """Run the command line; what is wrong with the words themselves is one line, and so is an interruption."""
+    words, code = sys.argv[1:] or ["--help"], 1
     try:
         with interruptible(), colons_joined():
             code = app(words, prog_name="selmix", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
-        interruption = next((own for own in (error, error.__cause__) if isinstance(own, KeyboardInterrupt)), None)
-        if interruption is not None:  # before the verb has begun, or after its end
-            show_interrupted()
-            sys.exit(interruption_code(interruption))
-        # typer carries a click of its own or uses the installed one: know its usage errors by what they can do
-        if not hasattr(error, "format_message"):
-            raise
-        where = getattr(error, "ctx", None)
-        verb = where.command_path if where else "selmix"
-        said = _plain(error.format_message().rstrip("."))
-        if verb == "selmix evaluate" and "extra argument" in said:
-            said += "; labeled images go with --data"
-        show_error(f"{said}; see {verb} --help")
-        code = UsageError.exit_code
+        if untold() is None:
+            code = _refused(error)
+    if code and (interruption := untold()) is not None:  # before the verb was guarded, or after
+        show_interrupted()
+        code = interruption.exit_code
     sys.exit(code)

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from selmix.commands.interruption import again, interruption_code
+from selmix.commands.interruption import again, interruption_code, told
 from selmix.errors import FULL, DataError, SelmixError, UsageError
 
 _GRACE = 5  # seconds: torchrun ends all processes soon after one has failed; what they all have to say, one says
@@ -24,7 +24,7 @@ def guarded(*, quiet: bool, debug: bool, silent: bool = False, resumes: Path | N
     """Show log lines on stderr, and turn an error into one line and its exit code (`debug` shows the trace).
 
     `silent` shows nothing: another process says the same. An error that it does not have, too, is shown after a while.
-    `resumes` is a file that is there if an interrupted command goes on with --resume.
+    `resumes` is there if an interrupted command goes on with --resume.
     """
     logger = logging.getLogger("selmix")
     handler = logging.StreamHandler()
@@ -37,18 +37,14 @@ def guarded(*, quiet: bool, debug: bool, silent: bool = False, resumes: Path | N
     except SelmixError as error:
         if silent:
             time.sleep(_GRACE)
-        if debug:
-            err.print_exception()
         if not (silent and error.agreed):
-            show_error(str(error))
+            show_error(str(error), trace=debug)
         raise typer.Exit(error.exit_code) from error
-    except BrokenPipeError:  # whoever reads has seen enough
-        raise
     except OSError as error:
-        if debug:
-            err.print_exception()
-        remedy = "make room" if error.errno in FULL else "mend that"
-        show_error(f"{error.filename or 'a file'}: {error.strerror or error}; {remedy}; {again(resumes)}")
+        if isinstance(error, BrokenPipeError):  # whoever reads has seen enough
+            raise
+        said = f"{error.filename or 'a file'}: {error.strerror or error}"
+        show_error(f"{said}; {'make room' if error.errno in FULL else 'mend that'}; {again(resumes)}", trace=debug)
         raise typer.Exit(DataError.exit_code) from error
     except (KeyboardInterrupt, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "KeyboardInterrupt" not in str(error):  # scripted parts of torch wrap it
@@ -80,11 +76,14 @@ def show_report(folder: Path) -> None:
         out.print(f"report: {folder / REPORT}", soft_wrap=True, highlight=False, markup=False)
 
 
-def show_error(message: str) -> None:
-    """Print an error as one line on stderr."""
+def show_error(message: str, *, trace: bool = False) -> None:
+    """Print an error as one line on stderr, behind the trace of what is being handled if that is wanted."""
+    if trace:
+        err.print_exception()
     err.print(f"[red]error:[/red] {escape(' '.join(message.split()))}", soft_wrap=True, highlight=False)
 
 
 def show_interrupted(resumes: Path | None = None) -> None:
     """Say that the command was interrupted, and how to go on."""
+    told()
     err.print(f"interrupted; {again(resumes)}", soft_wrap=True, highlight=False, markup=False)

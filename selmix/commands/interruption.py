@@ -30,8 +30,16 @@ def interruption_code(error: BaseException) -> int:
     return getattr(error, "exit_code", Interrupted().exit_code)
 
 
+class _Last:
+    """What has come last, and whether anybody was told: typer turns what its verbs do not catch into a code."""
+
+    error: Interrupted | None = None
+    told = False
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise Interrupted(number)
+    _Last.error = Interrupted(number)
+    raise _Last.error
 
 
 @contextmanager
@@ -40,11 +48,17 @@ def interruptible() -> Iterator[None]:
     if _AGENT in os.environ or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def untold() -> Interrupted | None:
+    """Return the interruption of which nobody was told."""
+    return None if _Last.told else _Last.error
 
 
 def again(resumes: Path | None) -> str:
@@ -58,3 +72,8 @@ def again(resumes: Path | None) -> str:
     processes = os.environ.get(_PROCESSES, "1")
     start = ["selmix"] if processes == "1" else ["torchrun", "--nproc-per-node", processes, "-m", "selmix"]
     return f"to {'go on' if go_on else 'start again'}: {shlex.join([*start, *words])}"
+
+
+def told() -> None:
+    """Note that the user was told."""
+    _Last.told = True
