@@ -143,13 +143,17 @@ def begin(words: list[str], place: Path, log: Path, prepare: Callable[[], None] 
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
         sys.argv = ["selmix", *words]
-        from selmix.commands import main
+        from selmix import commands
 
-        os.close(told)
-        os.write(tells, b".")
-        os.close(tells)
+        app = commands.app
+
+        def telling(*words: object, **options: object) -> object:
+            os.write(tells, b".")  # from now on it takes signals
+            return app(*words, **options)
+
+        commands.app = telling
         prepare()
-        main()
+        commands.main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
@@ -182,10 +186,16 @@ def without_times(content: object) -> object:
     return content
 
 
+def files_of(place: Path, writes: tuple[str, ...]) -> list[Path]:
+    """Return every file that a command has written."""
+    found = [path for name in writes for path in ((place / name), *(place / name).rglob("*"))]
+    return sorted(path for path in found if path.is_file())
+
+
 def digests(place: Path, writes: tuple[str, ...]) -> dict[str, str]:
     """Return the digest of every file that a command has written."""
     found = {}
-    for path in sorted(path for name in writes for path in (place / name).rglob("*") if path.is_file()):
+    for path in files_of(place, writes):
         content = path.read_bytes()
         if path.suffix == ".json":
             content = json.dumps(without_times(json.loads(content))).encode()
@@ -222,7 +232,7 @@ def torn(place: Path, writes: tuple[str, ...]) -> list[str]:
         ".html": lambda path: path.read_text().rindex("</html>"),
     }
     found = []
-    for path in sorted(path for name in writes for path in (place / name).rglob("*") if path.is_file()):
+    for path in files_of(place, writes):
         if path.name.startswith(".") or path.suffix not in readers:
             continue
         try:
