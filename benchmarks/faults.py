@@ -21,6 +21,7 @@ files; or it ends with one line and the exit code 2 or 3, nothing torn under a f
 import argparse
 import os
 import random
+import re
 import resource
 import shlex
 import signal
@@ -52,7 +53,8 @@ from trials import (
 PATIENCE = 120  # seconds
 DAY = 86400
 REFUSED = (2, 3)
-NO_REPORT = "there is no report of it"  # a finished run whose report alone could not be written
+# a finished run whose report alone could not be written, or lacks pictures
+NO_REPORT = re.compile("there is no report of it|it has their names alone")
 REPORT = {"out/report.html", "out/record.npz", "out/samples.json"}
 
 
@@ -165,7 +167,7 @@ def trial(fault: str, own: Try, whole: dict[str, str], trials: Trials) -> str:
         wrong = f"torn: {', '.join(found)}"
     elif "Traceback" in text or len(lines) != len(refused):
         wrong = "a traceback" if "Traceback" in text else f"{len(lines)} lines for {len(refused)} errors"
-    if NO_REPORT in text and not refused:  # it is complete, and says so
+    if NO_REPORT.search(text) and not refused:  # it is complete, and says so
         trials.outcomes["without its report"] += 1
         left = digests(place, verb.writes)
         return wrong or ", ".join(sorted(file for file in whole.keys() - REPORT if left.get(file) != whole[file]))

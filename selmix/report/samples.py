@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from selmix.data.images import ImageSource
 from selmix.errors import DataError
 from selmix.pipeline import Tuning
 from selmix.writing import write_atomically
+
+logger = logging.getLogger(__name__)
 
 SAMPLES = "samples.json"
 SCHEMA = 1
@@ -35,7 +38,11 @@ def write_samples(out: Path, tuning: Tuning, audit: PoolAudit | None) -> None:
         tuning: what stage two did; of several processes, images are those of the first.
         audit: of the pool, if there is one.
     """
-    content = {"schema": SCHEMA, "test": _changed(tuning), "pool": [] if audit is None else _pool(audit)}
+    changed = _changed(tuning)
+    gone = sum(sample["picture"] is None for samples in changed.values() for sample in samples)
+    if gone and tuning.data.ranks.count == 1 and tuning.data.splits["test"].images is not None:
+        logger.warning("%d images that the report would show cannot be read any more: it has their names alone", gone)
+    content = {"schema": SCHEMA, "test": changed, "pool": [] if audit is None else _pool(audit)}
     write_atomically(out / SAMPLES, json.dumps(content) + "\n")
 
 
