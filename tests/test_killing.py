@@ -12,7 +12,8 @@ import pytest
 from selmix.commands.console import show_interrupted
 from selmix.commands.interruption import Interrupted, interruptible, interruption_code
 
-HARNESS = Path(__file__).parent.parent / "benchmarks" / "killing.py"
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+HARNESS, FAULTS = BENCHMARKS / "killing.py", BENCHMARKS / "faults.py"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no fork")
@@ -23,6 +24,16 @@ def test_killed_commands_come_to_the_same_end():
     assert done.returncode == 0, done.stdout + done.stderr
     rows = re.findall(r"^\| (train|finetune) \| SIG(KILL|TERM|INT) \| 1 \| .* \| 0 \|$", done.stdout, re.M)
     assert len(rows) == 6, done.stdout
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no fork")
+def test_disturbed_commands_end_well_or_with_one_line():
+    """The harness of docs/reliability.md, one try for each fault that needs no rights."""
+    faults = ("quota", "vanished", "clock", "worker", "twice")
+    words = [sys.executable, FAULTS, "--verbs", "extract", "--faults", ",".join(faults), "--tries", "1", "--seed", "3"]
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.findall(r"^\| extract \| (\w+) \| 1 \| .* \| 0 \|$", done.stdout, re.M) == list(faults)
 
 
 def test_sigterm_interrupts_and_the_handler_of_before_comes_back():

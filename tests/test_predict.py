@@ -167,7 +167,7 @@ def test_all_images_bad_is_an_empty_sheet(place, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["{run}", "nowhere"], 2, "no such file or folder: nowhere"),
+        (["{run}", "nowhere"], 3, "no such file or folder: nowhere"),
         (["{run}", "*.gif"], 2, "*.gif matches nothing"),
         (["{run}", "*.txt"], 2, "*.txt matches 1 name(s), none of them an image"),
         (["{run}", "empty"], 3, "empty has no images"),

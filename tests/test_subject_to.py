@@ -128,7 +128,12 @@ def test_without_test_the_report_is_of_validation_alone(tmp_path):
 
 @pytest.mark.parametrize(
     ("limit", "message"),
-    [("recal >= 0.3", "did you mean recall"), ("recall > 0.3", ">= or <="), ("recall >= 1.2", "cannot be met")],
+    [
+        ("recal >= 0.3", "did you mean recall"),
+        ("recall > 0.3", ">= or <="),
+        ("recall => 0.3", "the signs are >= and <="),
+        ("recall >= 1.2", "cannot be met"),
+    ],
 )
 def test_a_faulty_constraint_is_refused(npz, tmp_path, limit, message):
     code, _, stderr = constrained(npz, tmp_path / "run", limit)

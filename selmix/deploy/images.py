@@ -31,8 +31,8 @@ def named_images(words: Sequence[str], *, skip_bad: bool = False) -> ImageSplit:
     manifest names may be missing, and is a bad image when it is read.
 
     Raises:
-        UsageError: if a word names nothing.
-        DataError: if a folder or manifest cannot be read, or has no images.
+        UsageError: if a pattern matches nothing.
+        DataError: if there is no such file, or a folder or manifest cannot be read, or has no images.
     """
     ids: list[str] = []
     files: list[str] = []
@@ -57,7 +57,7 @@ def _of_word(word: str, skip_bad: bool) -> tuple[list[str], list[str]]:
     elif word.startswith(PREFIX):
         raise UsageError(f"{word} is a data set in memory; predict takes files, folders, globs and manifests")
     else:
-        raise UsageError(f"no such file or folder: {word}; check the path")
+        raise DataError(f"no such file or folder: {word}; check the path")
     return found, found
 
 

@@ -34,6 +34,8 @@ def parse_syntax(text: str) -> ast.expr:
         hint = '; a class name that is not a plain word needs quotes: recall["T-shirt"]' if "[" in text else ""
         if text.strip().endswith(".py"):
             hint = "; a function of your own is FILE.py:FUNCTION"
+        if "=>" in text or "=<" in text:
+            hint = "; the signs are >= and <="
         raise UsageError(f"{shortened(text)!r} is no expression: {reason}{hint}") from error
 
 
