@@ -29,7 +29,7 @@ VERBS = {
     ),
     "sweep": ("finetune", "--features", "f.npz", "--metric", "min_recall,macro_f1", "--out", "out", *QUICK),
     "compare": (
-        *("compare", "--features", "f.npz", "--metric", "min_recall", "--methods", "crt,ncm,bias,plug_in,selmix"),
+        *("compare", "--features", "f.npz", "--metric", "min_recall", "--methods", "crt,ncm,bias,selmix"),
         *("--seeds", "0,1", "--out", "out", *QUICK),
     ),
     "check": ("check", "my_images", "--out", "out.csv"),
