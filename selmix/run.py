@@ -51,28 +51,38 @@ def run_folder(out: Path, *, overwrite: bool, result: str = RESULT, ranks: Ranks
     Raises:
         UsageError: if `out` is a file or cannot be made, holds a run and `overwrite` is off, or holds other files.
     """
-    lock = FileLock(out / UNFINISHED)
+    lock, before, ended = FileLock(out / UNFINISHED), _stamp(out / result), False
     with together(ranks):
         if ranks.leads:
             overwrite = _enter(out, lock, overwrite=overwrite, result=result)
     try:
         yield overwrite
+        ended = True
     finally:
         if ranks.leads and out.is_dir():
-            if (out / result).is_file() or [path.name for path in out.iterdir()] == [UNFINISHED]:
+            after = _stamp(out / result)
+            whole = after is not None and (
+                ended or after == before
+            )  # interrupted behind its result, it lacks its report
+            if whole or [path.name for path in out.iterdir()] == [UNFINISHED]:
                 (out / UNFINISHED).unlink(missing_ok=True)
             if not any(out.iterdir()):
                 out.rmdir()
         lock.release()
 
 
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another of its name; None if there is none."""
+    return (path.stat().st_ino, path.stat().st_mtime_ns) if path.is_file() else None
+
+
 def _enter(out: Path, lock: FileLock, *, overwrite: bool, result: str) -> bool:
     unfinished = (out / UNFINISHED).is_file()
-    if out.is_dir() and any(out.iterdir()):
+    if out.is_dir() and any(out.iterdir()) and not unfinished:  # with the mark it lacks its report at least
         if (out / result).is_file():
             if not overwrite:
                 raise UsageError(f"--out {out} holds a finished run; name a new folder or add --overwrite")
-        elif not unfinished:
+        else:
             raise UsageError(f"--out {out} holds files that are no run of selmix; name a new folder")
     claim(out, lock)
     if unfinished:

@@ -46,11 +46,12 @@ def content(folder):
     return plain
 
 
-def test_what_a_killed_run_leaves_is_replaced(npz, tmp_path, caplog):
+@pytest.mark.parametrize("lacks", ["result.json", "report.html"])
+def test_what_a_killed_run_leaves_is_replaced(npz, tmp_path, caplog, lacks):
     assert finetune(npz, tmp_path / "whole", *QUICK)[0] == 0
     out = tmp_path / "killed"
     assert finetune(npz, out, *QUICK)[0] == 0
-    (out / "result.json").unlink()  # it is written last
+    (out / lacks).unlink()  # the result is written last, but for the report
     (out / UNFINISHED).touch()
     (out / ".writing-head.safetensors-4711").write_bytes(b"half")
     code, _, stderr = finetune(npz, out, *QUICK)
@@ -86,6 +87,23 @@ def test_a_folder_that_a_run_is_writing_to_is_left_alone(npz, tmp_path):
         assert (out / "splits.json").read_text() == "half"
     assert finetune(npz, out, *QUICK)[0] == 0
     assert not (out / UNFINISHED).exists()
+
+
+def test_a_run_that_is_interrupted_at_its_report_is_done_again(npz, tmp_path, monkeypatch, caplog):
+    out = tmp_path / "run"
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("selmix.report.writer.write_samples", interrupted)
+        assert finetune(npz, out, *QUICK)[0] == 130
+    assert (out / "result.json").is_file()
+    assert finetune(npz, out, *QUICK)[0] == 0
+    assert "did not end; it is replaced" in caplog.text
+    assert finetune(npz, out, *QUICK)[0] == 2  # now it has ended
+    assert finetune(npz, tmp_path / "whole", *QUICK)[0] == 0
+    assert content(out) == content(tmp_path / "whole")
 
 
 def test_a_run_that_fails_leaves_the_finished_one_and_no_mark(npz, tmp_path, monkeypatch):
