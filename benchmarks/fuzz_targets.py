@@ -148,23 +148,36 @@ def arrays(folder: Path) -> tuple[Read, list[bytes]]:
 
 
 def sidecar(folder: Path) -> tuple[Read, list[bytes]]:
-    """Read `cache.json` and the record of a block of a feature cache."""
+    """Read `cache.json` and the record of a block of a feature cache; a JSON object gets the seal that it needs."""
+    import json
+
     from selmix.features.blocks import Torn, read_record, record_path, write_sealed
-    from selmix.features.cache import SIDECAR, read_sidecar
+    from selmix.features.cache import FORMAT, SIDECAR, Identity, read_sidecar
+
+    identity = Identity("backbone", "data", "float32")
 
     def read(content: bytes) -> None:
-        for path, reader in (
-            (folder / SIDECAR, lambda: read_sidecar(folder)),
-            (record_path(folder, 0), lambda: read_record(folder, 0, key="k", rows=2, width=2)),
-        ):
-            _written(path, content)
-            try:
-                reader()
-            except Torn as error:  # what is torn is made anew
-                refuse([str(error)])
+        block = content[:1] == b"b"
+        path = record_path(folder, 0) if block else folder / SIDECAR
+        try:
+            document = json.loads(content[1:])
+        except (ValueError, RecursionError):
+            document = None
+        if not isinstance(document, dict):
+            _written(path, content[1:])
+        elif block:
+            whole = {"key": "k", "rows": [2, 2], "block": f"{folder.name}/0"}
+            write_sealed(path, whole | document)
+        else:
+            write_sealed(path, {"format": FORMAT, "key": identity.key, "identity": vars(identity)} | document)
+        try:
+            read_record(folder, 0, key="k", rows=2, width=2) if block else read_sidecar(folder).parts
+        except Torn as error:  # what is torn is made anew
+            refuse([str(error)])
 
-    write_sealed(folder / "seed.json", {"key": "k", "rows": [2, 2], "block": f"{folder.name}/0", "images": {}})
-    return read, [(folder / "seed.json").read_bytes(), b'{"format": 2, "key": "k"}']
+    about = {"about": {}, "width": 2, "sizes": {"train": 2}, "class_names": ["a", "b"], "group_names": [], "files": {}}
+    images = {"stamps": [None, [1, 2, 3]], "digests": ["d", None], "bad": {"1": "damaged"}}
+    return read, [b"c" + json.dumps(about).encode(), b"b" + json.dumps({"images": images}).encode(), b"b[", b"c{}"]
 
 
 def image(folder: Path) -> tuple[Read, list[bytes]]:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -62,7 +63,7 @@ class FileImages:
             DataError: if it cannot be read.
         """
         try:
-            with Image.open(content) as image:
+            with open_image(content) as image:
                 return to_rgb(image)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             reason = unreadable(error)
@@ -248,6 +249,23 @@ class ImageData:
     splits: dict[str, ImageSplit]
     digest: str
     group_names: list[str] = field(default_factory=list)
+
+
+def open_image(content: Path | BinaryIO) -> Image.Image:
+    """Open an image of any format that is read without another program.
+
+    Raises:
+        OSError: and what else Pillow raises on foreign bytes.
+    """
+    return Image.open(content, formats=_formats())
+
+
+@cache
+def _formats() -> list[str]:
+    Image.preinit()  # the common ones come first
+    Image.init()
+    # Pillow hands EPS to Ghostscript, which runs it, and leaves these others to what a program has registered
+    return [name for name in Image.OPEN if name not in ("EPS", "WMF", "BUFR", "GRIB", "HDF5")]
 
 
 def unreadable(error: Exception) -> str:

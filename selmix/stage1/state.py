@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from selmix.checkpoints import write_atomically
+from selmix.checkpoints import refuse_zip_bomb, write_atomically
 from selmix.errors import DataError
 from selmix.stage1.settings import SupervisedSettings
 
@@ -93,6 +93,7 @@ class TrainingState:
         """
         device = next(self.model.parameters()).device
         try:
+            refuse_zip_bomb(path)
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()  # compares checksums, which torch does not
             if damaged is not None:
