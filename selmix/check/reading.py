@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from selmix.data.images import ImageData, ImageSource, ImageSplit, file_of, open_image, to_rgb, unreadable
+from selmix.data.decoding import open_image, to_rgb, unreadable
+from selmix.data.images import ImageData, ImageSource, ImageSplit, file_of
 from selmix.errors import DataError
 from selmix.features.extract import Track
 
