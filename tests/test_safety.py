@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pickle
 import resource
+import runpy
 import shutil
 import struct
 import zipfile
@@ -529,3 +530,25 @@ def test_the_page_of_a_run_escapes_the_names_of_files_and_classes(tmp_path):
     shown = html.escape(EVIL)
     assert f"{shown}/{shown}" in page, "no file's name is on the page"
     assert json.loads((tmp_path / "run" / "result.json").read_text())["class_names"][0] == EVIL
+
+
+AUDITED = [{"name": "sound", "version": "1", "vulns": []}, {"name": "unknown", "skip_reason": "not found"}]
+HIT = {"name": "faulty", "version": "2", "vulns": [{"id": "CVE-1", "fix_versions": ["2.1"]}]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "said"),
+    [
+        ("", 0, "nothing was audited, the service does not answer here"),
+        (json.dumps({"dependencies": AUDITED[1:]}), 0, "nothing was audited, the service knows none of the 1 packages"),
+        (json.dumps({"dependencies": AUDITED}), 0, "0 known vulnerabilities in 1 packages"),
+        (json.dumps({"dependencies": [*AUDITED, HIT]}), 1, "faulty 2: CVE-1, mended in 2.1"),
+    ],
+)
+def test_the_audit_fails_for_a_known_vulnerability_alone(answer, code, said):
+    script = PACKAGE.parent / ".ci" / "audit.py"
+    if not script.is_file():
+        pytest.skip("no checkout")
+    found, lines = runpy.run_path(str(script))["verdict"](answer)
+    assert found == code
+    assert said in lines[0] + lines[-1]

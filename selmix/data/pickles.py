@@ -9,6 +9,8 @@ import numpy as np
 
 from selmix.errors import DataError
 
+_PUT = ("PUT", "BINPUT", "LONG_BINPUT")  # an object is given a number by which it can be named again
+
 
 def read_plain_pickle(content: bytes, place: str) -> Any:
     """Read a pickle of containers, strings, numbers and NumPy arrays of numbers.
@@ -31,7 +33,7 @@ def read_plain_pickle(content: bytes, place: str) -> Any:
 def _refuse_far_places(content: bytes) -> None:
     """Refuse a pickle that numbers an object beyond its own size: the memo would take memory for all numbers below."""
     for code, argument, _ in pickletools.genops(content):
-        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(content):
+        if code.name in _PUT and isinstance(argument, int) and argument > len(content):
             raise pickle.UnpicklingError("it numbers objects that it does not have")
 
 
