@@ -94,6 +94,15 @@ def test_absolute_paths_are_taken_as_they_are_where_that_is_allowed(folder, tmp_
     data.splits["train"].images.open(1)
 
 
+def test_text_of_a_parquet_file_that_is_not_utf8_is_refused(folder):
+    table = pa.table({"path": ["a.png", "b.png"], "label": ["x", "y"]})
+    pq.write_table(table, folder / "m.parquet", compression="none", store_schema=False)
+    content = (folder / "m.parquet").read_bytes()
+    (folder / "m.parquet").write_bytes(content.replace(b"a.png", b"a\xa8png"))
+    with pytest.raises(DataError, match=r"m\.parquet is not written in UTF-8"):
+        open_images(str(folder / "m.parquet"))
+
+
 @pytest.mark.parametrize("name", ["m.csv", "m.parquet"])
 def test_integer_labels_are_classes_in_numeric_order(folder, name):
     content = "path,label\na.png,10\nb.png,9\nc.png,10\n"

@@ -119,11 +119,17 @@ def _read_parquet(path: Path, schema: pa.Schema, wanted: list[str]) -> pa.Table:
         if rows > max(_ROWS_OF_ANY, size):
             raise Unusable(f"has {rows} rows in {size} bytes", "no list of different images is so short; write it anew")
         packed = sum(file.metadata.row_group(own).total_byte_size for own in range(file.num_row_groups))
-        table = None if bomb(size, packed) else file.read(columns=wanted)
-    fault = bomb(size, packed if table is None else sum(map(_expanded, table.columns)))
-    if table is None or fault:
-        raise Unusable(fault, "write it as CSV if you trust it")
+        _refuse_bomb(size, packed)
+        table = file.read(columns=wanted)
+    table.validate(full=True)  # text is UTF-8, and codes stand for something
+    _refuse_bomb(size, sum(map(_expanded, table.columns)))
     return table
+
+
+def _refuse_bomb(size: int, inflated: int) -> None:
+    fault = bomb(size, inflated)
+    if fault:
+        raise Unusable(fault, "write it as CSV if you trust it")
 
 
 def _expanded(column: pa.ChunkedArray) -> int:
