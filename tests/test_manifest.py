@@ -103,6 +103,19 @@ def test_text_of_a_parquet_file_that_is_not_utf8_is_refused(folder):
         open_images(str(folder / "m.parquet"))
 
 
+def test_a_parquet_file_whose_group_claims_more_rows_than_the_file_is_refused(folder, monkeypatch):
+    class Claim:
+        num_rows, total_byte_size = 97_285_764_728, 400
+
+    class Claiming(pq.ParquetFile):
+        metadata = type("Metadata", (), {"num_rows": 8, "row_group": lambda self, number: Claim})()
+
+    pq.write_table(pa.table({"path": ["a.png", "b.png"], "label": ["x", "y"]}), folder / "m.parquet")
+    monkeypatch.setattr("selmix.data.columns.pq.ParquetFile", Claiming)
+    with pytest.raises(DataError, match="has 97285764728 rows in"):
+        open_images(str(folder / "m.parquet"))
+
+
 @pytest.mark.parametrize("name", ["m.csv", "m.parquet"])
 def test_integer_labels_are_classes_in_numeric_order(folder, name):
     content = "path,label\na.png,10\nb.png,9\nc.png,10\n"

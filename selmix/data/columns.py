@@ -115,10 +115,12 @@ def _read_parquet(path: Path, schema: pa.Schema, wanted: list[str]) -> pa.Table:
     """Return the wanted columns, those of text as codes in what they repeat, which a small file may do without end."""
     text = [name for name in wanted if _is_text(_plain(schema.field(name).type))]
     with pq.ParquetFile(path, read_dictionary=text) as file:
-        rows, size = file.metadata.num_rows, path.stat().st_size
+        groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+        # a damaged file may say one number of rows, and a group of it another one
+        rows, size = max(file.metadata.num_rows, *(group.num_rows for group in groups), 0), path.stat().st_size
         if rows > max(_ROWS_OF_ANY, size):
             raise Unusable(f"has {rows} rows in {size} bytes", "no list of different images is so short; write it anew")
-        packed = sum(file.metadata.row_group(own).total_byte_size for own in range(file.num_row_groups))
+        packed = sum(group.total_byte_size for group in groups)
         _refuse_bomb(size, packed)
         table = file.read(columns=wanted)
     table.validate(full=True)  # text is UTF-8, and codes stand for something
