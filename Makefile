@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint audit docs bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/selmix demo
@@ -15,6 +15,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# known vulnerabilities of what is installed
+audit: $(VENV)/.installed-dev
+	$(BIN)/python .ci/audit.py
 
 # into site/; `make test` builds it, too
 docs: $(VENV)/.installed-dev

@@ -85,6 +85,52 @@ def manifest(folder: Path) -> tuple[Read, list[bytes]]:
     ]
 
 
+def parquet(folder: Path) -> tuple[Read, list[bytes]]:
+    """Read the bytes of a Parquet manifest."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from selmix.data.sources import open_images
+
+    paths, labels, splits = zip(*_rows(folder), strict=True)
+    seeds = []
+    for own in (pa.array(map(str, labels)), pa.array(labels), pa.array(map(str, labels)).dictionary_encode()):
+        content = io.BytesIO()
+        table = pa.table({"path": pa.array(paths), "label": own, "split": pa.array(splits)})
+        pq.write_table(table, content, compression="none", store_schema=False)
+        seeds.append(content.getvalue())
+    return (lambda content: open_images(str(_written(folder / "data.parquet", content)))), seeds
+
+
+def batches(folder: Path) -> tuple[Read, list[bytes]]:
+    """Read the bytes of a batch of CIFAR: a pickle."""
+    import pickle
+
+    import numpy as np
+
+    from selmix.data.pickles import read_plain_pickle
+
+    value = {b"data": np.arange(12, dtype=np.uint8).reshape(2, 6), b"labels": [3, 1], "names": ["a", "b"]}
+    return (lambda content: read_plain_pickle(content, "x")), [pickle.dumps(value, protocol=own) for own in (0, 2, 5)]
+
+
+def ids(folder: Path) -> tuple[Read, list[bytes]]:
+    """Read the file of ids that a data spec names."""
+    from selmix.data.sources import open_images
+
+    rows = _rows(folder)
+    (folder / "m.csv").write_text(
+        "path,label,split\n" + "".join(f"{path},{own},{split}\n" for path, own, split in rows)
+    )
+    (folder / "data.toml").write_text('source = "m.csv"\nsplits = "ids.json"')
+
+    def read(content: bytes) -> None:
+        _written(folder / "ids.json", content)
+        open_images(str(folder))
+
+    return read, [b'{"splits": {"train": ["train/0.png", "train/1.png"], "val": ["val/2.png", "val/3.png"]}}']
+
+
 def listing(folder: Path) -> tuple[Read, list[bytes]]:
     """Read a list file that a data spec names."""
     from selmix.data.sources import open_images
@@ -148,23 +194,36 @@ def arrays(folder: Path) -> tuple[Read, list[bytes]]:
 
 
 def sidecar(folder: Path) -> tuple[Read, list[bytes]]:
-    """Read `cache.json` and the record of a block of a feature cache."""
+    """Read `cache.json` and the record of a block of a feature cache; a JSON object gets the seal that it needs."""
+    import json
+
     from selmix.features.blocks import Torn, read_record, record_path, write_sealed
-    from selmix.features.cache import SIDECAR, read_sidecar
+    from selmix.features.cache import FORMAT, SIDECAR, Identity, read_sidecar
+
+    identity = Identity("backbone", "data", "float32")
 
     def read(content: bytes) -> None:
-        for path, reader in (
-            (folder / SIDECAR, lambda: read_sidecar(folder)),
-            (record_path(folder, 0), lambda: read_record(folder, 0, key="k", rows=2, width=2)),
-        ):
-            _written(path, content)
-            try:
-                reader()
-            except Torn as error:  # what is torn is made anew
-                refuse([str(error)])
+        block = content[:1] == b"b"
+        path = record_path(folder, 0) if block else folder / SIDECAR
+        try:
+            document = json.loads(content[1:])
+        except (ValueError, RecursionError):
+            document = None
+        if not isinstance(document, dict):
+            _written(path, content[1:])
+        elif block:
+            whole = {"key": "k", "rows": [2, 2], "block": f"{folder.name}/0"}
+            write_sealed(path, whole | document)
+        else:
+            write_sealed(path, {"format": FORMAT, "key": identity.key, "identity": vars(identity)} | document)
+        try:
+            read_record(folder, 0, key="k", rows=2, width=2) if block else read_sidecar(folder).parts
+        except Torn as error:  # what is torn is made anew
+            refuse([str(error)])
 
-    write_sealed(folder / "seed.json", {"key": "k", "rows": [2, 2], "block": f"{folder.name}/0", "images": {}})
-    return read, [(folder / "seed.json").read_bytes(), b'{"format": 2, "key": "k"}']
+    about = {"about": {}, "width": 2, "sizes": {"train": 2}, "class_names": ["a", "b"], "group_names": [], "files": {}}
+    images = {"stamps": [None, [1, 2, 3]], "digests": ["d", None], "bad": {"1": "damaged"}}
+    return read, [b"c" + json.dumps(about).encode(), b"b" + json.dumps({"images": images}).encode(), b"b[", b"c{}"]
 
 
 def image(folder: Path) -> tuple[Read, list[bytes]]:
@@ -221,7 +280,8 @@ def safetensors(folder: Path) -> tuple[Read, list[bytes]]:
     return read, [packed_tensors({"fc.weight": torch.ones(2, 3)}, {"class_names": ["a", "b"], "score": 0.5})]
 
 
-TARGETS = [metric, words, recipe, manifest, listing, npz, arrays, sidecar, image, checkpoint, safetensors]
+TARGETS = [metric, words, recipe, manifest, parquet, listing, ids, npz, arrays, sidecar, image, batches, checkpoint]
+TARGETS += [safetensors]
 
 
 def refuse(faults: list[str]) -> None:

@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from selmix.data.packed import refuse_bomb
 from selmix.errors import DataError
 from selmix.writing import write_atomically
 
@@ -72,7 +74,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("selmix", "{}"))
-    except (ValueError, OSError, safetensors.SafetensorError):
+    except (ValueError, OSError, RecursionError, safetensors.SafetensorError):
         return {}  # reading the tensors says what is wrong with the file
     return metadata if isinstance(metadata, dict) else {}
 
@@ -86,29 +88,53 @@ def _read(path: Path) -> Any:
         raise DataError(
             f"{path} holds more than plain tensors, or is damaged; save model.state_dict() with safetensors"
         ) from error
+    except DataError:
+        raise
     except Exception as error:  # whatever the readers raise on foreign bytes
         raise DataError(f"{path} is damaged or no checkpoint ({type(error).__name__}); fetch it again") from error
 
 
 def _load_plain(path: Path) -> Any:
     """Read a PyTorch checkpoint without running its code; what the reader warns of is for its makers."""
+    refuse_zip_bomb(path)
     with warnings.catch_warnings(), torch.serialization.safe_globals(_PLAIN_DATA):
         warnings.simplefilter("ignore")
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
+def refuse_zip_bomb(path: Path) -> None:
+    """Refuse a checkpoint that is a zip and inflates beyond reason; PyTorch writes zips that are not packed at all.
+
+    Raises:
+        DataError: if it does.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            refuse_bomb(path, sum(member.file_size for member in archive.infolist()), "fetch it again")
+
+
 def _plain_state(content: Any, *, source: str) -> dict[str, torch.Tensor]:
     """Return a mapping of names to tensors without the prefixes that wrappers put in front."""
     if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
+        isinstance(name, str) and _is_plain(value) for name, value in content.items()
     ):
         raise DataError(f"{source} holds no state dict (a mapping of names to tensors); save model.state_dict()")
+    # a tensor that repeats what is stored may be far larger than the file
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in content.values())
+    refuse_bomb(Path(source), claimed, "save tensors that are contiguous")
     state = {_PREFIXES.sub("", name): value for name, value in content.items()}
     if len(state) < len(content):
         raise DataError(
             f"{source} holds the same tensors with and without the prefix of a wrapper; save one of the two"
         )
     return state
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a value is a tensor of numbers in memory, neither sparse nor quantized, nor without storage."""
+    if not isinstance(value, torch.Tensor) or value.is_quantized or value.is_nested:
+        return False
+    return value.layout == torch.strided and value.device.type == "cpu"
 
 
 def _merge_mislas(content: dict[str, Any], classifier: str, *, source: str) -> dict[str, torch.Tensor]:
@@ -160,7 +186,14 @@ def load_strictly(model: nn.Module, state: dict[str, torch.Tensor], *, source: s
                     if key in state and own[key].is_floating_point() and not state[key].is_floating_point()
                 ],
             ),
-            ("not finite", [key for key in own if key in state and not state[key].isfinite().all()]),
+            (
+                "not finite",
+                [
+                    key
+                    for key in own
+                    if key in state and own[key].shape == state[key].shape and not state[key].isfinite().all()
+                ],
+            ),
         )
         if keys
     ]

@@ -46,7 +46,7 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         raise UsageError(f"{what} {path} cannot be read: it is not written in UTF-8; save it as UTF-8") from error
     except RecursionError as error:
         raise UsageError(f"{what} {path} cannot be read: its brackets are nested too deep; mend them") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # an integer of more than 4300 digits is no TOMLDecodeError
         raise UsageError(
             f"{what} {path} cannot be read: it is no TOML, {str(error)[0].lower()}{str(error)[1:]}; mend it there (a "
             "text stands in quotes)"

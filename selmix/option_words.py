@@ -27,7 +27,7 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
             raise UsageError(f"the setting {key} is given twice; keep one")
         try:
             values[key] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             values[key] = text
     return values
 

@@ -65,7 +65,7 @@ def read_manifest(folder: Path, *required: str) -> dict[str, Any]:
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or "it is no JSON"
         raise DataError(f"{path} is not readable ({reason}); fetch the folder again") from error
     missing = [key for key in required if not isinstance(manifest, dict) or key not in manifest]

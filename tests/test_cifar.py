@@ -233,7 +233,7 @@ def test_a_sheet_of_another_width_and_a_broken_archive_are_refused(tmp_path):
     with pytest.raises(DataError, match="no readable archive"):
         open_images(str(archive))
     Image.new("RGB", (1000, 3)).save(folder / "test_batch.png")
-    with pytest.raises(DataError, match="1024 pixels wide, got 1000"):
+    with pytest.raises(DataError, match="1024 pixels wide and at most 10000 high, got 1000 x 3"):
         open_images(str(tmp_path))
 
 

@@ -85,12 +85,35 @@ def test_names_with_commas_and_umlauts_and_folders_are_files(folder):
         )
 
 
-def test_absolute_paths_are_taken_as_they_are(folder, tmp_path_factory):
+def test_absolute_paths_are_taken_as_they_are_where_that_is_allowed(folder, tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("SELMIX_DATA_ROOTS", str(folder))
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "m.csv"
     elsewhere.write_text(f"path,label\n{folder}/a.png,x\n{folder}/b.png,y\n")
     data = open_images(str(elsewhere))
     assert data.splits["train"].ids == [f"{folder}/a.png", f"{folder}/b.png"]
     data.splits["train"].images.open(1)
+
+
+def test_text_of_a_parquet_file_that_is_not_utf8_is_refused(folder):
+    table = pa.table({"path": ["a.png", "b.png"], "label": ["x", "y"]})
+    pq.write_table(table, folder / "m.parquet", compression="none", store_schema=False)
+    content = (folder / "m.parquet").read_bytes()
+    (folder / "m.parquet").write_bytes(content.replace(b"a.png", b"a\xa8png"))
+    with pytest.raises(DataError, match=r"m\.parquet is not written in UTF-8"):
+        open_images(str(folder / "m.parquet"))
+
+
+def test_a_parquet_file_whose_group_claims_more_rows_than_the_file_is_refused(folder, monkeypatch):
+    class Claim:
+        num_rows, total_byte_size = 97_285_764_728, 400
+
+    class Claiming(pq.ParquetFile):
+        metadata = type("Metadata", (), {"num_rows": 8, "row_group": lambda self, number: Claim})()
+
+    pq.write_table(pa.table({"path": ["a.png", "b.png"], "label": ["x", "y"]}), folder / "m.parquet")
+    monkeypatch.setattr("selmix.data.columns.pq.ParquetFile", Claiming)
+    with pytest.raises(DataError, match="has 97285764728 rows in"):
+        open_images(str(folder / "m.parquet"))
 
 
 @pytest.mark.parametrize("name", ["m.csv", "m.parquet"])

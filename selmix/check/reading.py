@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from selmix.data.images import ImageData, ImageSource, ImageSplit, file_of, to_rgb, unreadable
+from selmix.data.decoding import open_image, to_rgb, unreadable
+from selmix.data.images import ImageData, ImageSource, ImageSplit, file_of
 from selmix.errors import DataError
 from selmix.features.extract import Track
 
@@ -142,7 +143,7 @@ def _read(images: ImageSource, position: int, facts: np.void) -> Fault | None:
     if not content:
         return Fault("empty file", "it has zero bytes")
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with open_image(io.BytesIO(content)) as image:
             rgb = to_rgb(image)  # before anything else that loads pixels, as Pillow raises on damage only once
             facts["animated"] = getattr(image, "n_frames", 1) > 1
             facts["orientation"] = _orientation(image)

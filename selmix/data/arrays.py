@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from selmix.data.packed import refuse_bomb
 from selmix.errors import DataError
 
 
@@ -22,7 +23,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Read every member of an `.npz`.
 
     Raises:
-        DataError: if the file is missing, is no `.npz`, is damaged, or holds pickled objects.
+        DataError: if the file is missing, is no `.npz`, is damaged, holds pickled objects, or inflates beyond reason.
     """
     if path.is_dir():
         raise DataError(f"{path} is a folder; name the .npz file in it")
@@ -31,7 +32,14 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
-            arrays = {} if isinstance(archive, np.ndarray) else {name: archive[name] for name in archive.files}
+            if isinstance(archive, np.ndarray):
+                arrays = {}
+            else:
+                inflated = sum(member.file_size for member in archive.zip.infolist())
+                refuse_bomb(path, inflated, "write it with np.savez if you trust it")
+                arrays = {name: archive[name] for name in archive.files}
+    except DataError:
+        raise
     except Exception as error:  # whatever the readers raise on foreign bytes
         reason = getattr(error, "strerror", None) or "it is damaged, or something else"
         reason = "it holds Python objects" if "pickle" in str(error) else reason

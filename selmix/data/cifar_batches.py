@@ -49,14 +49,20 @@ def _batch(path: Path, key: str) -> tuple[np.ndarray, np.ndarray]:
     rows, labels = content.get("data"), content.get(key)
     if not isinstance(rows, np.ndarray) or rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != 3 * 32 * 32:
         raise DataError(f"{path} has no uint8 `data` of 3072 columns; fetch it again")
-    if not isinstance(labels, list) or len(labels) != len(rows) or not all(type(label) is int for label in labels):
+    if not isinstance(labels, list) or len(labels) != len(rows) or not all(map(_is_label, labels)):
         raise DataError(f"{path} has no list `{key}` of one integer for each of its {len(rows)} images; fetch it again")
     return np.ascontiguousarray(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), np.array(labels, dtype=np.int64)
 
 
+def _is_label(value: object) -> bool:
+    return type(value) is int and abs(value) < 2**63
+
+
 def _names(path: Path, key: str) -> list[str]:
     names = _content(path).get(key)
-    if not isinstance(names, list) or len(set(map(str, names))) < len(names) or not names:
+    if not isinstance(names, list) or not names or not all(isinstance(name, str | bytes) for name in names):
+        raise DataError(f"{path} has no list `{key}` of names; fetch it again")
+    if len(set(names)) < len(names):
         raise DataError(f"{path} has no list `{key}` of different names; fetch it again")
     return [_word(name) for name in names]
 
@@ -68,8 +74,8 @@ def _content(path: Path) -> dict[Any, Any]:
         raise DataError(f"{path} cannot be read ({error.strerror}); fetch it again") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} is no pickled dictionary; fetch it again")
-    return {_word(key): value for key, value in content.items()}
+    return {_word(key): value for key, value in content.items() if isinstance(key, str | bytes)}
 
 
-def _word(key: Any) -> str:
-    return key.decode("latin1") if isinstance(key, bytes) else str(key)
+def _word(key: str | bytes) -> str:
+    return key.decode("latin1") if isinstance(key, bytes) else key

@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 
 from selmix.data.findings import Finding, caution, fault, listed
 from selmix.data.listing import Listing
+from selmix.data.packed import bomb
 
+_ROWS_OF_ANY = 1_000_000  # of a Parquet file of any size; a larger one has at least a byte a row
 _COLUMNS = ("path", "label", "split", "group")
 
 
@@ -50,8 +52,9 @@ def read_columns(path: Path, findings: list[Finding], *, required: tuple[str, ..
     try:
         if path.suffix.lower() == ".parquet":
             with pq.ParquetFile(path) as file:
-                name_of = _known_columns(list(file.schema_arrow.names), path, findings, required)
-                table, first = file.read(columns=list(name_of.values())), 1
+                schema = file.schema_arrow
+            name_of = _known_columns(list(schema.names), path, findings, required)
+            table, first = _read_parquet(path, schema, list(name_of.values())), 1
         else:
             header = _csv_header(path)
             name_of = _known_columns(header, path, findings, required)
@@ -108,6 +111,45 @@ def _read_csv(path: Path, header: list[str], wanted: list[str]) -> tuple[pa.Tabl
     return table, gaps
 
 
+def _read_parquet(path: Path, schema: pa.Schema, wanted: list[str]) -> pa.Table:
+    """Return the wanted columns, those of text as codes in what they repeat, which a small file may do without end."""
+    text = [name for name in wanted if _is_text(_plain(schema.field(name).type))]
+    with pq.ParquetFile(path, read_dictionary=text) as file:
+        groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+        # a damaged file may say one number of rows, and a group of it another one
+        rows, size = max(file.metadata.num_rows, *(group.num_rows for group in groups), 0), path.stat().st_size
+        if rows > max(_ROWS_OF_ANY, size):
+            raise Unusable(f"has {rows} rows in {size} bytes", "no list of different images is so short; write it anew")
+        packed = sum(group.total_byte_size for group in groups)
+        _refuse_bomb(size, packed)
+        table = file.read(columns=wanted)
+    table.validate(full=True)  # text is UTF-8, and codes stand for something
+    _refuse_bomb(size, sum(map(_expanded, table.columns)))
+    return table
+
+
+def _refuse_bomb(size: int, inflated: int) -> None:
+    fault = bomb(size, inflated)
+    if fault:
+        raise Unusable(fault, "write it as CSV if you trust it")
+
+
+def _expanded(column: pa.ChunkedArray) -> int:
+    """Return the bytes of a column once no word stands for another one."""
+    if not pa.types.is_dictionary(column.type) or not _is_text(column.type.value_type):
+        return column.nbytes
+    lengths = (pc.take(pc.binary_length(chunk.dictionary), chunk.indices) for chunk in column.chunks)
+    return sum(pc.sum(own.cast(pa.int64())).as_py() or 0 for own in lengths)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
 def _known_columns(header: list[str], path: Path, findings: list[Finding], required: tuple[str, ...]) -> dict[str, str]:
     """Return the column of the file for each known name; blanks and case do not count."""
     plain = [name.strip().lower() for name in header]
@@ -147,8 +189,8 @@ def _usage() -> str:
 
 def _strings(column: pa.ChunkedArray, name: str) -> pa.Array:
     """Return a column as strings; nothing is an empty one."""
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
+    kind = _plain(column.type)
+    if not (_is_text(kind) or pa.types.is_integer(kind)):
         if not (pa.types.is_floating(kind) and name.strip().lower() == "label"):
             raise Unusable(f"has a column {name} of {kind}", "write strings or integers")
         # 1.0 stays 1.0, so that its rows are named

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from selmix.data.decoding import open_image, to_rgb, unreadable
 from selmix.errors import DataError
 
 Stamp = tuple[int, int, int]
@@ -62,7 +63,7 @@ class FileImages:
             DataError: if it cannot be read.
         """
         try:
-            with Image.open(content) as image:
+            with open_image(content) as image:
                 return to_rgb(image)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             reason = unreadable(error)
@@ -248,27 +249,3 @@ class ImageData:
     splits: dict[str, ImageSplit]
     digest: str
     group_names: list[str] = field(default_factory=list)
-
-
-def unreadable(error: Exception) -> str:
-    """Return why an image cannot be read, for people, of what Pillow raised."""
-    if isinstance(error, UnidentifiedImageError):
-        return "no image in a format that is known"
-    if isinstance(error, Image.DecompressionBombError):
-        return str(error).partition(", could be")[0].replace("Image", "its", 1).replace("limit", "the limit", 1)
-    return getattr(error, "strerror", None) or (str(error).splitlines() or ["it is damaged"])[0]
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to 8-bit RGB; 16-bit grey is scaled down, where Pillow would clip it to white.
-
-    Raises:
-        ValueError: for floating-point pixels, whose range nobody knows.
-    """
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point; convert it to 8 or 16 bits")
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-    if image.mode == "P":
-        image = image.convert("RGBA")
-    return image.convert("RGB")

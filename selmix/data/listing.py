@@ -13,6 +13,7 @@ import pyarrow as pa
 from selmix.data.findings import Finding, fault, listed
 from selmix.data.rows import Coded, in_order, is_integer
 
+DATA_ROOTS = "SELMIX_DATA_ROOTS"  # environment variable: folders that rows may lead to, separated as in PATH
 _UNTIDY = re.compile(r"(^|/)\.{0,2}(/|$)|//|^$")
 
 
@@ -74,6 +75,78 @@ def unfitting(paths: Sequence[str], rewrite: tuple[str, str] | None) -> str:
     if rewrite is None or any(path.startswith(rewrite[0]) for path in paths):
         return ""
     return f"mend `rewrite`: no path begins with {rewrite[0]}"
+
+
+def strays(root: Path, ids: Sequence[str], *, prefix: str = "", rewrite: tuple[str, str] | None = None) -> list[int]:
+    """Return the positions of ids that lead out of the data, to where nobody has allowed.
+
+    Allowed are `root`, the file's own folder, what a rewrite writes in front, and the folders in `DATA_ROOTS`. Links on
+    the disk are followed wherever they lead.
+
+    Args:
+        root: folder that ids are relative to.
+        ids: of images, without `.` and `..` but at the beginning.
+        prefix: of the file's own folder.
+        rewrite: beginning of a path that was replaced, and by what.
+    """
+    suspects = [position for position, name in enumerate(ids) if name.startswith(("/", ".."))]
+    if not suspects:
+        return []
+    ours = [root, root / prefix]
+    if rewrite is not None:
+        ours.append(root / prefix / posixpath.dirname(rewrite[1]))
+    ours += [Path(folder) for folder in os.environ.get(DATA_ROOTS, "").split(os.pathsep) if folder]
+    # as they are written and as they are: an id may have the one or the other
+    allowed = {own.rstrip("/") + "/" for folder in ours for own in (os.path.abspath(folder), os.path.realpath(folder))}
+    base = os.path.abspath(root)
+    return [
+        position
+        for position in suspects
+        if not posixpath.normpath(posixpath.join(base, ids[position])).startswith(tuple(allowed))
+    ]
+
+
+def stray_remedy(root: Path, names: Sequence[str]) -> str:
+    """Return what to do about paths that lead out of the data."""
+    base = os.path.abspath(root)
+    folder = posixpath.commonpath(posixpath.dirname(posixpath.normpath(posixpath.join(base, name))) for name in names)
+    return f"if they are meant, allow the folder: {DATA_ROOTS}={folder}, or `root` in a data spec"
+
+
+def refuse_files(
+    listing: Listing, positions: np.ndarray, paths: Sequence[str], ids: Sequence[str], *, root: Path, prefix: str,
+    rewrite: tuple[str, str] | None, split: str, classes: "Coded | None",
+) -> list[int]:  # fmt: skip
+    """Make findings of rows that lead out of the data, and of those without a file.
+
+    Args:
+        listing: the file.
+        positions: int64 [n], of these rows in it.
+        paths: [n], as they stand there.
+        ids: [n].
+        root: folder that ids are relative to.
+        prefix: of the file's own folder.
+        rewrite: beginning of a path that was replaced, and by what.
+        split: of the rows.
+        classes: of the rows, where they have any.
+
+    Returns:
+        Which of the n rows these are.
+    """
+    astray = strays(root, ids, prefix=prefix, rewrite=rewrite)
+    if astray:
+        what = f"paths that lead out of the data, the first is {paths[astray[0]]}"
+        listing.refuse(
+            positions[astray], "path outside", what, stray_remedy(root, [ids[own] for own in astray]), split=split
+        )
+    known = set(astray)
+    gone = [position for position in missing_files(root, ids) if position not in known]
+    if gone:
+        what = f"no such file, the first is {root / ids[gone[0]]}"
+        remedy = unfitting(paths, rewrite) or missing_remedy(root, ids[gone[0]])
+        name = common_name(classes, gone)
+        listing.refuse(positions[gone], "missing file", what, remedy, split=split, class_name=name)
+    return sorted(astray + gone)
 
 
 def missing_files(root: Path, ids: Sequence[str]) -> list[int]:

@@ -6,17 +6,7 @@ import numpy as np
 
 from selmix.data.findings import Finding, fault, listed
 from selmix.data.images import FileImages
-from selmix.data.listing import (
-    Listing,
-    audited,
-    coded,
-    common_name,
-    image_ids,
-    in_class_table,
-    missing_files,
-    missing_remedy,
-    unfitting,
-)
+from selmix.data.listing import Listing, audited, coded, image_ids, in_class_table, refuse_files
 from selmix.data.rows import Coded, PathsUnder, Rows, is_integer
 
 
@@ -75,11 +65,9 @@ def read_list(
         if split == "train":
             findings += _holes(classes, class_names, path)
         classes = in_class_table(classes, class_names)
-    gone = missing_files(root, ids)
-    if gone:
-        what = f"no such file, the first is {root / ids[gone[0]]}"
-        remedy = unfitting(paths, rewrite) or missing_remedy(root, ids[gone[0]])
-        listing.refuse(chosen[gone], "missing file", what, remedy, split=split, class_name=common_name(classes, gone))
+    gone = refuse_files(
+        listing, chosen, paths, ids, root=root, prefix=prefix, rewrite=rewrite, split=split, classes=classes
+    )
     if len(gone) == len(ids):
         line = "a line is: path label" if split != "unlabeled" else "a line is a path"
         findings.append(fault("no rows", f"{path} has no usable line", line, path=path, split=split))

@@ -11,16 +11,7 @@ from selmix.data.assembly import assemble
 from selmix.data.columns import Columns, Unusable, read_columns
 from selmix.data.findings import Finding, Survey, fault, listed
 from selmix.data.images import FileImages
-from selmix.data.listing import (
-    audited,
-    coded,
-    common_name,
-    image_ids,
-    in_class_table,
-    missing_files,
-    missing_remedy,
-    unfitting,
-)
+from selmix.data.listing import audited, coded, image_ids, in_class_table, refuse_files
 from selmix.data.rows import MISNAMED, SPLITS, PathsUnder, Rows, is_integer
 from selmix.errors import suggestion
 
@@ -114,13 +105,9 @@ def _rows(
         groups = coded(columns.of["group"].take(taken)) if "group" in columns.of else None
     paths = columns.of["path"].take(taken).to_pylist()
     ids = image_ids(paths, prefix, rewrite)
-    gone = missing_files(root, ids)
-    if gone:
-        columns.listing.refuse(
-            chosen[gone], "missing file", f"no such file, the first is {root / ids[gone[0]]}",
-            unfitting(paths, rewrite) or missing_remedy(root, ids[gone[0]]),
-            split=split, class_name=common_name(classes, gone),
-        )  # fmt: skip
+    gone = refuse_files(
+        columns.listing, chosen, paths, ids, root=root, prefix=prefix, rewrite=rewrite, split=split, classes=classes
+    )
     place = f"{split} of {columns.listing.path}"
     images = FileImages(PathsUnder(root, ids))
     rows = Rows(place, ids, images, classes, groups, columns.listing.numbers[chosen], columns.listing.unit, audit)

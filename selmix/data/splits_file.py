@@ -34,7 +34,7 @@ def select_splits(source: ImageData, path: Path) -> Survey:
         wanted = content["splits"]
         if not isinstance(wanted, dict) or not all(_is_ids(ids) for ids in wanted.values()):
             raise ValueError
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or "it is no JSON where every split is a list of ids"
         remedy = 'it looks like {"splits": {"train": ["an id", ...], ...}}'
         return None, [fault("splits", f"{path} is no file of splits ({reason})", remedy, path=path)]

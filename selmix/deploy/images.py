@@ -11,7 +11,7 @@ from selmix.data.columns import Unusable, read_columns
 from selmix.data.findings import Finding, said
 from selmix.data.folder import read_folder
 from selmix.data.images import FileImages, ImageSplit
-from selmix.data.listing import image_ids, missing_files, missing_remedy
+from selmix.data.listing import image_ids, missing_files, missing_remedy, stray_remedy, strays
 from selmix.data.manifest import MANIFEST_ENDINGS
 from selmix.data.rows import PathsUnder
 from selmix.errors import DataError, UsageError
@@ -90,7 +90,11 @@ def _of_manifest(path: Path, skip_bad: bool) -> tuple[list[str], list[str]]:
         raise DataError(f"{path} {error.args[0]}; {error.args[1]}") from error
     names = columns.of["path"].to_pylist()
     ids = image_ids(names, "", None)
-    gone = [] if skip_bad else missing_files(path.parent, ids)
+    astray = strays(path.parent, ids)
+    if astray:
+        what = f"paths that lead out of the data, the first is {names[astray[0]]}"
+        columns.listing.refuse(astray, "path outside", what, stray_remedy(path.parent, [ids[own] for own in astray]))
+    gone = [] if skip_bad or astray else missing_files(path.parent, ids)
     if gone:
         what = f"no such file, the first is {path.parent / ids[gone[0]]}"
         columns.listing.refuse(gone, "missing file", what, missing_remedy(path.parent, ids[gone[0]]))

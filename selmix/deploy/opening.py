@@ -76,7 +76,7 @@ def open_run(folder: Path) -> Run:
     try:
         result = json.loads((folder / _RESULT).read_text("utf-8"))
         recipe = tomllib.loads((folder / _RECIPE).read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{folder} is damaged ({error}); tune it again, or restore it") from error
     if not isinstance(result, dict) or not {"class_names", "digests", "support"} <= result.keys():
         raise DataError(f"{folder / _RESULT} is no result of selmix finetune; tune it again, or restore it")

@@ -92,10 +92,13 @@ def read_record(folder: Path, number: int, *, key: str, rows: int, width: int) -
         raise Torn("it belongs to another cache")
     if record.get("block") != _place(folder, number):
         raise Torn(f"it was written as {record.get('block')}")
-    parts = record.pop("images")
-    stamps = [None if stamp is None else tuple(stamp) for stamp in parts["stamps"]]
-    bad = {int(row): reason for row, reason in parts["bad"].items()}
-    return record, Images(stamps, parts["digests"], bad)
+    try:
+        parts = record.pop("images")
+        stamps = [None if stamp is None else tuple(stamp) for stamp in parts["stamps"]]
+        bad = {int(row): reason for row, reason in parts["bad"].items()}
+        return record, Images(stamps, parts["digests"], bad)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # whoever wrote it can seal it
+        raise Torn(f"{record_path(folder, number).name} is no record of a block") from error
 
 
 def verify_block(folder: Path, number: int, record: dict[str, Any]) -> None:
@@ -153,7 +156,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
         raise Absent(f"{path.name} is missing") from error
     except OSError as error:
         raise Torn(f"{path.name} cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Torn(f"{path.name} is damaged") from error
     if not isinstance(document, dict) or document.pop(_SEAL, None) != _seal(document):
         raise Torn(f"{path.name} is damaged")

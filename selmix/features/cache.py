@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from selmix.data.images import ImageData, file_of
 from selmix.errors import DataError
@@ -23,6 +24,7 @@ SIDECAR = "cache.json"
 EXTRACTED = ("train", "val", "test", "unlabeled")
 VIEWED = ("train", "unlabeled")  # what is learnt from
 _FEWEST_ROWS, _MOST_BLOCKS = 1024, 16384
+_MOST_VIEWS = 10_000  # that a sidecar of others may claim
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,19 @@ class Sidecar:
         """Return what one row takes."""
         return self.width * DTYPES[self.identity.dtype].itemsize
 
+    @property
+    def possible(self) -> bool:
+        """Whether blocks can be looked for where it says."""
+        own = self.identity
+        known = self.sizes.keys() <= set(EXTRACTED) and own.dtype in DTYPES and 0 <= own.views <= _MOST_VIEWS
+        return known and self.width > 0 and min(self.sizes.values(), default=0) >= 0
+
     def write(self, folder: Path) -> None:
         """Write it."""
         write_sealed(folder / SIDECAR, {"format": FORMAT, "key": self.identity.key} | _plain(self))
+
+
+_SIDECAR = TypeAdapter(Sidecar)
 
 
 def _plain(sidecar: Sidecar) -> dict[str, Any]:
@@ -146,9 +158,13 @@ def read_sidecar(folder: Path) -> Sidecar:
     document = read_sealed(folder / SIDECAR)
     if document.pop("format", None) != FORMAT:
         raise DataError(f"{folder} is a feature cache of another version of selmix; extract into another folder")
-    key = document.pop("key")
-    sidecar = Sidecar(**document | {"identity": Identity(**document["identity"])})
-    assert sidecar.identity.key == key
+    try:
+        key = document.pop("key")
+        sidecar = _SIDECAR.validate_python(document)
+    except (KeyError, ValueError) as error:  # the seal tells damage, and not who wrote it
+        raise Torn(f"{SIDECAR} is damaged") from error
+    if sidecar.identity.key != key or not sidecar.possible:
+        raise Torn(f"{SIDECAR} is damaged")
     return sidecar
 
 

@@ -69,6 +69,8 @@ def _load(folders: list[Path], ranks: Ranks, images: ImageData | None) -> Featur
             raise Torn("it is not complete")
         homes |= dict.fromkeys(sidecar.sizes, (folder, sidecar))
         parts |= {part.name: _own(folder, sidecar, part, ranks, images) for part in sidecar.parts}
+    if "train" not in homes:
+        raise Torn("it has no train")
     folder, sidecar = homes["train"]
     in_memory = 4 * sidecar.width * sum(len(own.rows) for own in parts.values())
     fits = in_memory < _COMFORTABLE * psutil.virtual_memory().available

@@ -143,7 +143,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         return json.loads(read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged ({error}); repeat the run") from error
 
 
