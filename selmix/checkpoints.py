@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -183,8 +184,10 @@ def packed_tensors(tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -
     return safetensors.torch.save(plain, {"selmix": json.dumps(metadata)})
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
     """Write a file so that a reader sees the old content or the whole new one, never a torn one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    with temporary.open("wb") as file:
+        for piece in [content] if isinstance(content, str | bytes) else content:
+            file.write(piece.encode() if isinstance(piece, str) else piece)
     temporary.replace(path)

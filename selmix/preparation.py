@@ -13,6 +13,7 @@ from selmix.apportion import own_share, random_shift
 from selmix.data.splits import stratified_holdout
 from selmix.errors import DataError
 from selmix.features.labeled import FeatureData, LabeledFeatures
+from selmix.features.names import picked
 from selmix.features.rows import gather, row_blocks
 from selmix.predictions import logit_blocks
 from selmix.seeding import numpy_generator, own_generator, torch_generator
@@ -89,7 +90,7 @@ def with_validation(data: FeatureData, seed: int) -> FeatureData:
     return replace(
         data,
         splits=data.splits | {name: train.subset(part) for name, part in parts.items()},
-        ids=data.ids | {name: [ids[position] for position in part.tolist()] for name, part in parts.items()},
+        ids=dict(data.ids) | {name: picked(ids, part) for name, part in parts.items()},
     )
 
 
