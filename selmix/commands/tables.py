@@ -5,7 +5,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-_LOWER_IS_BETTER = {"ece"}
+MANY, ENDS = 60, 10  # classes that are not all listed, and how many of the lowest and highest recall are then
 
 
 def percent(value: float | None) -> str:
@@ -27,13 +27,19 @@ def points(change: float | None, *, up_is_good: bool = True) -> str:
 
 
 def class_table(document: dict[str, Any], split: str) -> Table:
-    """Return the recall of every class before and after on a split."""
-    table = Table(title=f"recall of each class on {split}, %", title_justify="left")
+    """Return the recall of every class before and after on a split; of many classes those at both ends."""
+    chosen = listed_classes(document["recall"]["after"][split])
+    ends = len(chosen) < len(document["class_names"])
+    whose = (
+        f"the {ENDS} lowest and {ENDS} highest of {len(document['class_names']):,} classes" if ends else "each class"
+    )
+    table = Table(title=f"recall of {whose} on {split}, %", title_justify="left")
     table.add_column("class")
     for column in ("train images", "before", "balanced", "after", "change"):
         table.add_column(column, justify="right")
     recall = {name: document["recall"][name][split] for name in ("before", "balanced", "after")}
-    for label, name in enumerate(document["class_names"]):
+    for place, label in enumerate(chosen):
+        name = document["class_names"][label]
         before, balanced, after = (recall[head][label] for head in ("before", "balanced", "after"))
         count = document["support"]["train"][label]
         table.add_row(
@@ -41,8 +47,23 @@ def class_table(document: dict[str, Any], split: str) -> Table:
             str(count),
             *map(percent, (before, balanced, after)),
             points(None if after is None else after - before),
+            end_section=ends and place == ENDS - 1,
         )
+    if ends:
+        table.caption = "result.json and report.html have them all"
     return table
+
+
+def listed_classes(recall: list[float | None]) -> list[int]:
+    """Return the labels to show: all, or of many classes those with the lowest recall, then those with the highest.
+
+    >>> listed_classes([0.5, None, 0.25])
+    [0, 1, 2]
+    """
+    if len(recall) <= MANY:
+        return list(range(len(recall)))
+    rising = sorted((value, label) for label, value in enumerate(recall) if value is not None)
+    return [label for _, label in rising[:ENDS] + rising[ENDS:][-ENDS:]]
 
 
 def group_table(document: dict[str, Any], split: str) -> Table:
