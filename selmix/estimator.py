@@ -18,6 +18,7 @@ from selmix.constraints import bind_constraints, parse_constraint
 from selmix.errors import DataError, UsageError
 from selmix.features.arrays import as_array, as_tensor, encoded, given_head
 from selmix.features.labeled import FeatureData, LabeledFeatures, UnlabeledFeatures
+from selmix.features.names import RowNames
 from selmix.metrics import MetricContext, request_of
 from selmix.pipeline import Tuning, tune
 from selmix.pseudo.settings import PseudoSettings
@@ -136,7 +137,7 @@ class SelMixClassifier(ClassifierMixin, BaseEstimator):
         data = FeatureData(
             class_names=[str(name) for name in self.classes_],
             splits=splits,
-            ids={name: [str(row) for row in range(size)] for name, size in sizes.items()},
+            ids={name: RowNames(range(size)) for name, size in sizes.items()},
             unlabeled=pool,
             group_names=[str(name) for name in self.groups_],
             head=None if head is None else given_head(*head, num_classes=len(self.classes_), width=self.n_features_in_),
@@ -227,10 +228,7 @@ class SelMixClassifier(ClassifierMixin, BaseEstimator):
         self.val_metrics_ = {name: evaluation.metrics for name, evaluation in tuning.evaluations["val"].items()}
         best = next(record for record in refined.history if record["step"] == refined.best_step)
         if best.get("violation", 0) > 0:
-            logger.warning(
-                "subject_to is missed by %.3g in sum, out of fold; ask for less",
-                best["violation"],
-            )
+            logger.warning("subject_to is missed by %.3g in sum, out of fold; ask for less", best["violation"])
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Return logits [n, k]; with two classes [n], positive for `classes_[1]`."""

@@ -4,14 +4,18 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
 from selmix.calibration import expected_calibration_error
 from selmix.confusion import class_confusion, confusion_counts, coverage, joint_confusion
+from selmix.margins import Margins
 from selmix.metrics import METRICS, Metric
 from selmix.metrics.groups import HEAD_ABOVE, TAIL_BELOW, ClassGroups, min_head_tail_recall, worst_group_recall
 from selmix.predictions import Predictions
+
+MANY = 256  # classes from which on margins take the place of confusion matrices where they suffice
 
 # of confusion counts, by their digest: what `count_statistics` says of them without a metric
 Memory = dict[bytes, dict[str, float | None]]
@@ -25,8 +29,13 @@ UNDEFINED = {
 UNDEFINED_OTHERWISE = "it needs a class that has no sample in this split"
 
 
+def margins_suffice(metric: Metric | None, num_classes: int, num_groups: int = 1) -> bool:
+    """Return whether `count_statistics` of many classes may be had from the margins of counts."""
+    return num_classes >= MANY and num_groups == 1 and (metric is None or not metric.whole)
+
+
 def count_statistics(
-    counts: torch.Tensor,
+    counts: torch.Tensor | Margins,
     groups: ClassGroups,
     metric: Metric | None = None,
     *,
@@ -35,7 +44,7 @@ def count_statistics(
     """Return every metric of confusion counts; a class without samples has no recall and is left out.
 
     Args:
-        counts: [k, k], or [k g, k] with a row for each class and group of samples.
+        counts: [k, k], or [k g, k] with a row for each class and group of samples; or margins, where these suffice.
         groups: head, medium and tail classes.
         metric: what is tuned for; reported under its name whether it is a listed one or not.
         listed: the same without a metric, if it is known.
@@ -43,8 +52,10 @@ def count_statistics(
     Returns:
         Name -> value; None where undefined, and `UNDEFINED` says why.
     """
-    confusion = joint_confusion(counts)
-    result = _listed_statistics(counts, confusion, groups) if listed is None else dict(listed)
+    # formulas take margins for a matrix: they read no more of it
+    matrix = cast(torch.Tensor, counts)
+    confusion = cast(torch.Tensor, counts.joint()) if isinstance(counts, Margins) else joint_confusion(counts)
+    result = _listed_statistics(matrix, confusion, groups) if listed is None else dict(listed)
     if metric is not None and result.get(metric.name) is None:
         value = float(metric(confusion))
         result[metric.name] = None if math.isnan(value) else value
@@ -129,16 +140,17 @@ def _group_recall(counts: torch.Tensor, num_groups: int) -> list[list[float | No
 
 def defined_statistics(
     groups: ClassGroups, metric: Metric | None = None, *, memory: Memory | None = None
-) -> Callable[[torch.Tensor], dict[str, float]]:
+) -> Callable[[torch.Tensor | Margins], dict[str, float]]:
     """Return `count_statistics` for these groups and this metric, without the undefined ones.
 
     With a `memory` the listed ones are computed once for the same counts; it is for these groups alone.
     """
 
-    def statistics(counts: torch.Tensor) -> dict[str, float]:
+    def statistics(counts: torch.Tensor | Margins) -> dict[str, float]:
         listed = None
         if memory is not None:
-            key = hashlib.blake2b(counts.numpy().tobytes(), digest_size=16).digest()
+            content = torch.stack(list(vars(counts).values())) if isinstance(counts, Margins) else counts
+            key = hashlib.blake2b(content.numpy().tobytes(), digest_size=16).digest()
             listed = memory.get(key) or memory.setdefault(key, count_statistics(counts, groups))
         own = count_statistics(counts, groups, metric, listed=listed)
         return {name: value for name, value in own.items() if value is not None}

@@ -73,6 +73,15 @@ def _invert(masses: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     return torch.searchsorted(cumulative, uniform * cumulative[..., -1:], right=True)
 
 
+def sorting(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Return the positions [n] of labels 0..k-1 in the order of the labels, equal ones as they stand.
+
+    Sorted as small integers: of ten million samples, keys and their copies take 40 MB in place of 160.
+    """
+    kind = torch.int16 if num_classes < 1 << 15 else torch.int32 if num_classes < 1 << 31 else torch.int64
+    return labels.to(kind).argsort(stable=True)
+
+
 @dataclass(frozen=True)
 class ClassMembers:
     """The samples of every class, laid out for drawing.
@@ -102,7 +111,7 @@ class ClassMembers:
         if among is not None:
             labels = labels[among]
         counts = torch.bincount(labels, minlength=num_classes)
-        order = labels.argsort(stable=True)
+        order = sorting(labels, num_classes)
         return cls(order if among is None else among[order], counts.cumsum(0) - counts, counts)
 
     def among_others(self, before: torch.Tensor, counts: torch.Tensor) -> "ClassMembers":

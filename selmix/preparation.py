@@ -13,6 +13,7 @@ from selmix.apportion import own_share, random_shift
 from selmix.data.splits import stratified_holdout
 from selmix.errors import DataError
 from selmix.features.labeled import FeatureData, LabeledFeatures
+from selmix.features.names import picked
 from selmix.features.rows import gather, row_blocks
 from selmix.predictions import logit_blocks
 from selmix.seeding import numpy_generator, own_generator, torch_generator
@@ -89,7 +90,7 @@ def with_validation(data: FeatureData, seed: int) -> FeatureData:
     return replace(
         data,
         splits=data.splits | {name: train.subset(part) for name, part in parts.items()},
-        ids=data.ids | {name: [ids[position] for position in part.tolist()] for name, part in parts.items()},
+        ids=dict(data.ids) | {name: picked(ids, part) for name, part in parts.items()},
     )
 
 
@@ -115,15 +116,23 @@ def warn_of_few(data: FeatureData) -> None:
     """Warn of the class with the fewest validation samples, if these are few."""
     num_classes = len(data.class_names)
     support = data.ranks.total(torch.bincount(data.splits["val"].labels, minlength=num_classes))
-    label = int(support.argmin())
-    if int(support[label]) == 0:
+    label, missing, few = int(support.argmin()), int((support == 0).sum()), int((support < FEW).sum())
+    if missing:
         logger.warning(
-            "class %s has no validation sample: figures on validation leave it out, and nothing honest watches over it",
+            "class %s%s has no validation sample: figures on validation leave it out, and nothing honest watches over "
+            "it",
             data.class_names[label],
+            _others(missing),
         )
-    elif int(support[label]) < FEW:
+    elif few:
         logger.warning(
-            "class %s has %d validation sample(s): its recall is a rough guess, and so is what rests on it",
+            "class %s%s has %d validation sample(s): its recall is a rough guess, and so is what rests on it",
             data.class_names[label],
+            _others(few, f" with fewer than {FEW}"),
             int(support[label]),
         )
+
+
+def _others(count: int, what: str = "") -> str:
+    """Return how many classes a warning holds for beside the one that it names."""
+    return "" if count == 1 else f" (like {count - 1:,} more{what})"

@@ -14,7 +14,7 @@ from selmix.bootstrap import bootstrap_statistics, percentile_interval, resample
 from selmix.confusion import confusion_counts
 from selmix.constraints import Constraint, feasibility
 from selmix.diagnosis import agreements
-from selmix.evaluation import UNDEFINED, UNDEFINED_OTHERWISE, Memory, defined_statistics
+from selmix.evaluation import UNDEFINED, UNDEFINED_OTHERWISE, Memory, defined_statistics, margins_suffice
 from selmix.metrics import Metric
 from selmix.pipeline import Tuning
 from selmix.seeding import numpy_generator, torch_generator
@@ -159,6 +159,7 @@ def _intervals(tuning: Tuning, metric: Metric, seed: int, memory: Memory | None)
         replicates=REPLICATES,
         generator=torch_generator(seed, BOOTSTRAP),
         groups=tuning.data.num_groups,
+        margins=margins_suffice(metric, len(tuning.data.class_names), tuning.data.num_groups),
     )
     values = {
         "after": after,

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from selmix.audit.table import remove_tables, write_table
 from selmix.checkpoints import save_tensors
 from selmix.errors import UsageError
 from selmix.features.labeled import FeatureData
+from selmix.features.names import as_json
 from selmix.head_file import head_metadata
 from selmix.pipeline import Tuning
 from selmix.ranks import ALONE, Ranks
@@ -130,9 +132,12 @@ def _write_ids(out: Path, data: FeatureData) -> None:
     if ranks.count > 1 and count >= _GATHERED:
         out.mkdir(parents=True, exist_ok=True)
         name = _SPLITS if ranks.leads else f"splits.rank{ranks.rank}.json"
-        write_atomically(out / name, json.dumps(data.ids) + "\n")
+        write_atomically(out / name, chain(as_json(data.ids), "\n"))
         return
-    parts = [json.loads(text) for text in all_texts(json.dumps(data.ids), ranks)] if ranks.count > 1 else [data.ids]
+    if ranks.count == 1:
+        write_atomically(out / _SPLITS, chain(as_json(data.ids), "\n"))
+        return
+    parts = [json.loads(text) for text in all_texts("".join(as_json(data.ids)), ranks)]
     if ranks.leads:
         ids = {split: [name for part in parts for name in part[split]] for split in data.ids}
         write_atomically(out / _SPLITS, json.dumps(ids) + "\n")

@@ -1,7 +1,7 @@
 """Files that are there whole or not at all, whatever happens while they are written."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -40,14 +40,15 @@ def _synchronise(path: Path, flags: int) -> None:
         os.close(opened)
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader sees the old content or the whole new one, never a torn one.
+def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
+    """Write a file, whole or piece by piece, so that a reader sees the old content or the new one, never a torn one.
 
     Raises:
         OSError: if it cannot be written, with the path; nothing of it is left then.
     """
-    with new_file(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    with new_file(path) as temporary, temporary.open("wb") as file:
+        for piece in [content] if isinstance(content, str | bytes) else content:
+            file.write(piece.encode() if isinstance(piece, str) else piece)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from selmix.data import arrays as arrays_module
 from selmix.data.arrays import digest_of_arrays
 from selmix.errors import DataError
 from selmix.features.file import load_features, with_pool_features
@@ -266,3 +267,26 @@ def test_any_small_arrays_load_consistently_or_raise_data_error(tmp_path_factory
     if data.head is not None:
         assert data.head.weight.shape == (len(data.class_names), data.splits["train"].features.shape[1])
         assert data.head.bias.shape == (len(data.class_names),)
+
+
+def test_large_features_stay_on_disk_and_give_what_small_ones_give(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays_module, "LARGE", 1)
+    rng = np.random.default_rng(0)
+    arrays = {"train_labels": np.arange(40) % 2, "train_features": rng.normal(size=(40, 3)).astype(np.float16)}
+    path = write_npz(tmp_path / "x.npz", arrays)
+    mapped = load_features(path)
+    monkeypatch.undo()
+    whole = load_features(path)
+    assert mapped.splits["train"].features.dtype == torch.float16  # as it lies in the file, to be read as float32
+    assert torch.equal(mapped.splits["train"].tensor, whole.splits["train"].features)
+    assert mapped.digests == whole.digests
+    assert mapped.ids == whole.ids == {"train": [str(row) for row in range(40)]}
+
+
+def test_damage_to_large_features_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays_module, "LARGE", 1)
+    features = np.arange(120, dtype=np.float16).reshape(40, 3)
+    path = write_npz(tmp_path / "x.npz", {"train_labels": np.arange(40) % 2, "train_features": features})
+    path.write_bytes(path.read_bytes().replace(features.tobytes(), features[::-1].tobytes()))
+    with pytest.raises(DataError, match=r"not a readable \.npz"):
+        load_features(path)

@@ -21,6 +21,7 @@ FLOORS = [
         "descent",
         "gains",
         "losses",
+        "margins",
         "metrics",
         "mixup",
         "pairs",

@@ -10,8 +10,8 @@ from test_commands import features, finetune, run
 
 import selmix
 from selmix.commands import main
+from selmix.commands.class_tables import class_table
 from selmix.commands.show import _costs
-from selmix.commands.tables import class_table
 from selmix.data.sources import open_images
 from selmix.errors import DataError
 from selmix.evaluation import UNDEFINED, ClassGroups, count_statistics

@@ -6,11 +6,12 @@ from typing import Any
 
 from rich.markup import escape
 
+from selmix.commands.class_tables import class_table, group_table
 from selmix.commands.console import out, show_report
 from selmix.commands.gains import diagnosis_lines
 from selmix.commands.limits import check_constraints, constraint_line
 from selmix.commands.pool import pool_lines, pool_table
-from selmix.commands.tables import class_table, group_table, interval, metric_table, percent
+from selmix.commands.tables import interval, metric_table, percent
 from selmix.report.words import SHOWN, costs
 
 

@@ -5,8 +5,6 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-_LOWER_IS_BETTER = {"ece"}
-
 
 def percent(value: float | None) -> str:
     """Return a rate as a percentage with one decimal, `-` where it is undefined."""
@@ -24,45 +22,6 @@ def points(change: float | None, *, up_is_good: bool = True) -> str:
         return "-"
     colour = "dim" if change == 0 else "green" if (change > 0) == up_is_good else "red"
     return f"[{colour}]{100 * change:+.1f}[/{colour}]"
-
-
-def class_table(document: dict[str, Any], split: str) -> Table:
-    """Return the recall of every class before and after on a split."""
-    table = Table(title=f"recall of each class on {split}, %", title_justify="left")
-    table.add_column("class")
-    for column in ("train images", "before", "balanced", "after", "change"):
-        table.add_column(column, justify="right")
-    recall = {name: document["recall"][name][split] for name in ("before", "balanced", "after")}
-    for label, name in enumerate(document["class_names"]):
-        before, balanced, after = (recall[head][label] for head in ("before", "balanced", "after"))
-        count = document["support"]["train"][label]
-        table.add_row(
-            escape(name),
-            str(count),
-            *map(percent, (before, balanced, after)),
-            points(None if after is None else after - before),
-        )
-    return table
-
-
-def group_table(document: dict[str, Any], split: str) -> Table:
-    """Return the recall of every class in every group of samples that has some, before and after on a split."""
-    groups = document["groups"]
-    table = Table(title=f"recall of each class in each group on {split}, %", title_justify="left")
-    for column in ("class", "group"):
-        table.add_column(column)
-    for column in ("train", split, "before", "balanced", "after", "change"):
-        table.add_column(column, justify="right")
-    for label, class_name in enumerate(document["class_names"]):
-        for group, name in enumerate(groups["names"]):
-            counts = [groups["support"][part][label][group] for part in ("train", split)]
-            if counts[1]:
-                before, balanced, after = (
-                    groups["recall"][head][split][label][group] for head in ("before", "balanced", "after")
-                )
-                shown = *map(percent, (before, balanced, after)), points(after - before)
-                table.add_row(escape(class_name), escape(name), *map(str, counts), *shown)
-    return table
 
 
 def metric_table(document: dict[str, Any], split: str) -> Table:

@@ -14,7 +14,7 @@ from selmix.deploy.labeled import labeled_images, own_features, read_features, s
 from selmix.deploy.opening import Run
 from selmix.deploy.predicting import Predictor
 from selmix.errors import DataError
-from selmix.evaluation import ClassGroups, defined_statistics, evaluate
+from selmix.evaluation import ClassGroups, defined_statistics, evaluate, margins_suffice
 from selmix.features.extract import Track
 from selmix.features.rows import row_blocks
 from selmix.heads import LinearHead
@@ -101,6 +101,7 @@ def judge(run: Run, samples: Samples) -> dict[str, Any]:
         replicates=REPLICATES,
         generator=torch_generator(run.result["seed"], BOOTSTRAP),
         groups=num_groups,
+        margins=margins_suffice(metric, len(names), num_groups),
     )
     replicates = dict(zip(heads, drawn, strict=True))
     values = {"after": replicates["after"]}

@@ -1,6 +1,5 @@
 """Ready features: one `.npz` with the features and labels of every split, checked completely before use."""
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +9,9 @@ import torch
 from selmix.data.arrays import digest_of_arrays, read_npz
 from selmix.errors import DataError
 from selmix.features.labeled import FeatureData, LabeledFeatures, UnlabeledFeatures
+from selmix.features.names import RowNames
+from selmix.features.repeats import row_blocks, warn_of_leaks
 from selmix.heads import LinearHead
-
-logger = logging.getLogger("selmix")
 
 _SPLITS = ("train", "val", "test")
 _POOL, _AUDIT = "unlabeled_features", "unlabeled_labels"
@@ -36,16 +35,16 @@ def load_features(path: Path) -> FeatureData:
         DataError: naming every fault: keys, shapes, NaN, labels out of range, a class missing in a split, a group of
             test that train and val lack.
     """
-    arrays = read_npz(path)
+    arrays = read_npz(path, mapped=True)
     faults = _key_faults(arrays) or _shape_faults(arrays) or _number_faults(arrays) + _content_faults(arrays)
     if faults:
         raise DataError(f"{path}: {'; '.join(faults)}; mend the arrays and write them with np.savez")
-    _warn_of_leaks({key.removesuffix("_features"): array for key, array in arrays.items() if key.endswith("_features")})
+    warn_of_leaks({key.removesuffix("_features"): array for key, array in arrays.items() if key.endswith("_features")})
     groups = _known_groups(arrays)
     splits = {
         split: LabeledFeatures(
-            torch.from_numpy(_single(arrays[f"{split}_features"])),
-            torch.from_numpy(arrays[f"{split}_labels"].astype(np.int64)),
+            _rows(arrays[f"{split}_features"]),
+            torch.from_numpy(arrays[f"{split}_labels"].astype(np.int64, copy=False)),
             torch.from_numpy(np.searchsorted(groups, arrays[f"{split}_groups"])) if len(groups) else None,
         )
         for split in _SPLITS
@@ -55,7 +54,7 @@ def load_features(path: Path) -> FeatureData:
         class_names=_class_names(arrays),
         splits=splits,
         ids={
-            key.removesuffix("_features"): [str(row) for row in range(len(array))]
+            key.removesuffix("_features"): RowNames(range(len(array)))
             for key, array in arrays.items()
             if key.endswith("_features")
         },
@@ -74,7 +73,7 @@ def with_pool_features(data: FeatureData, path: Path) -> FeatureData:
     Raises:
         DataError: naming every fault.
     """
-    everything = read_npz(path)
+    everything = read_npz(path, mapped=True)
     arrays = {key: everything[key] for key in (_POOL, _AUDIT) if key in everything}
     if _POOL not in arrays:
         raise DataError(f"{path} lacks {_POOL} (it has {', '.join(sorted(everything))}); write them with np.savez")
@@ -85,12 +84,12 @@ def with_pool_features(data: FeatureData, path: Path) -> FeatureData:
     pool = _pool(arrays, len(data.class_names))
     assert pool is not None
     if "test" in data.splits:
-        _warn_of_leaks({"test": data.splits["test"].tensor.numpy(), "unlabeled": _single(arrays[_POOL])})
+        warn_of_leaks({"test": data.splits["test"].tensor.numpy(), "unlabeled": _single(arrays[_POOL])})
     own = torch.arange(data.ranks.rank, len(pool.features), data.ranks.count)
     return replace(
         data,
         unlabeled=pool if data.ranks.count == 1 else pool.subset(own),
-        ids=data.ids | {"unlabeled": list(map(str, own.tolist()))},
+        ids=dict(data.ids) | {"unlabeled": RowNames(own)},
         digests=data.digests | {"unlabeled": digest_of_arrays({_POOL: arrays[_POOL]})},
     )
 
@@ -101,34 +100,7 @@ def _pool(arrays: dict[str, np.ndarray], num_classes: int) -> UnlabeledFeatures 
     audit = arrays.get(_AUDIT)
     if audit is not None:
         audit = np.where((audit >= 0) & (audit < num_classes), audit, -1).astype(np.int64)
-    features = torch.from_numpy(_single(arrays[_POOL]))
-    return UnlabeledFeatures(features, audit=None if audit is None else torch.from_numpy(audit))
-
-
-def _warn_of_leaks(features: dict[str, np.ndarray]) -> None:
-    """Say how many rows [d] of test are, bit for bit, rows of another split or of the pool as well."""
-    own = np.ascontiguousarray(features.get("test", np.empty((0, 1))))
-    shared = np.zeros(len(own), dtype=bool)
-    where = []
-    for name in [name for name in ("train", "val", "unlabeled") if name in features and len(own)]:
-        other = np.ascontiguousarray(features[name], dtype=own.dtype)
-        # few rows have the sum of another one, so that only these are compared
-        sums, others = (part.sum(1, dtype=np.float64) for part in (own, other))
-        near, rows = np.flatnonzero(np.isin(sums, others)), np.flatnonzero(np.isin(others, sums))
-        found = near[np.isin(_as_bytes(own[near]), _as_bytes(other[rows]))]
-        shared[found] = True
-        where += [name] if len(found) else []
-    if where:
-        logger.warning(
-            "%d row(s) of test are in %s, too, bit for bit: test figures are too good if these are the same samples",
-            shared.sum(),
-            " and ".join(where),
-        )
-
-
-def _as_bytes(rows: np.ndarray) -> np.ndarray:
-    """Return each row as one value [n] that equals another if all their bits are equal."""
-    return rows.view(np.dtype((np.void, rows.shape[1] * rows.itemsize))).ravel()
+    return UnlabeledFeatures(_rows(arrays[_POOL]), audit=None if audit is None else torch.from_numpy(audit))
 
 
 def _key_faults(arrays: dict[str, np.ndarray]) -> list[str]:
@@ -189,7 +161,8 @@ def _number_faults(arrays: dict[str, np.ndarray]) -> list[str]:
     faults = []
     for key, array in arrays.items():
         if array.dtype.kind == "f":
-            bad_rows = np.flatnonzero(~np.isfinite(_single(array)).all(axis=tuple(range(1, array.ndim))))
+            finite = [np.isfinite(_single(own)).all(axis=tuple(range(1, array.ndim))) for own in row_blocks(array)]
+            bad_rows = np.flatnonzero(~np.concatenate([np.ones(0, dtype=bool), *finite]))
             if len(bad_rows):
                 faults.append(f"{key} has NaN or infinite values in {len(bad_rows)} row(s), the first is {bad_rows[0]}")
     return faults
@@ -248,7 +221,12 @@ def _class_names(arrays: dict[str, np.ndarray]) -> list[str]:
 def _single(array: np.ndarray) -> np.ndarray:
     """Return the array as float32; what is too large for it becomes infinite."""
     with np.errstate(over="ignore"):
-        return array.astype(np.float32)
+        return array.astype(np.float32, copy=False)
+
+
+def _rows(features: np.ndarray) -> torch.Tensor:
+    """Return features [n, d] as float32; on a memory map as they lie there, to be read as float32."""
+    return torch.from_numpy(features if isinstance(features, np.memmap) else _single(features))
 
 
 def _head(arrays: dict[str, np.ndarray]) -> LinearHead | None:

@@ -1,5 +1,6 @@
 """Features with their labels, and the bundle of them that stage two works on."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +109,7 @@ class FeatureData:
 
     class_names: list[str]
     splits: dict[str, LabeledFeatures]
-    ids: dict[str, list[str]]
+    ids: Mapping[str, Sequence[str]]
     group_names: list[str] = field(default_factory=list)
     head: LinearHead | None = None
     unlabeled: UnlabeledFeatures | None = None

@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 
 CELLS = 1 << 20  # numbers in memory at a time
+_COPIED = 1 << 26  # numbers that may be copied to lie in one piece, which is read faster
 _FEW = 4  # parts that are searched one by one, which is faster than sorting for them
 
 
@@ -92,8 +93,8 @@ def read_dtype(features: Rows) -> torch.dtype:
 
 
 def pick(features: Rows, positions: torch.Tensor) -> Rows:
-    """Return the rows at `positions`, int64 [m]: a copy if all lie in one tensor, else by reference."""
-    if isinstance(features, torch.Tensor):
+    """Return the rows at `positions`, int64 [m]: a copy if it is small and of one tensor, else by reference."""
+    if isinstance(features, torch.Tensor) and len(positions) * features.shape[1] <= _COPIED:
         return features[positions]
     if isinstance(features, PickedRows):
         return PickedRows(features.base, features.positions[positions])

@@ -43,12 +43,14 @@ class Metric:
         formula: with r_i the recall of class i, pi_i its prior, c_i its coverage.
         value: psi, [rows, k] -> 0-d; rows are classes, or classes and groups (`MetricContext`).
         form: psi with its minima left open; None where there is no minimum.
+        whole: whether it may read more of a matrix than `selmix.margins.Margins` has, as a user's function may.
     """
 
     name: str
     formula: str
     value: MetricFunction
     form: MetricForm | None = None
+    whole: bool = False
 
     def __call__(self, confusion: torch.Tensor) -> torch.Tensor:
         """Return the metric of a joint confusion matrix as a 0-d tensor."""

@@ -53,7 +53,7 @@ def metric_of_function(function: Callable[[torch.Tensor], torch.Tensor], *, name
         inspect.signature(function).bind(None)
     except TypeError as error:
         raise UsageError(f"{name} must take one argument, the confusion matrix: {error}") from error
-    return Metric(name, formula, _guarded(name, function))
+    return Metric(name, formula, _guarded(name, function), whole=True)
 
 
 def _run(path: str) -> types.ModuleType:

@@ -7,6 +7,7 @@ import torch
 from selmix.features.labeled import LabeledFeatures
 from selmix.features.rows import StackedRows, gather
 from selmix.neighbours import NeighbourIndex, search_kind
+from selmix.pairs import sorting
 
 NEIGHBOURS = 10
 _SAMPLES, _A_CLASS = 5000, 5  # of either split that are compared: of all classes, but at least so many of each
@@ -71,13 +72,13 @@ def class_geometry(train: LabeledFeatures, val: LabeledFeatures, num_classes: in
 
 def _evenly(labels: torch.Tensor, most: int) -> torch.Tensor:
     """Return the positions of at most so many samples of each class, evenly spaced, in order."""
-    order = labels.argsort(stable=True)
     counts = torch.bincount(labels)
-    place = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[order]]
-    size, wanted = counts[labels[order]], counts.clamp_max(most)[labels[order]]
-    # the place is the first one of its step where the scaled place passes a whole number
-    kept = (place * wanted) // size != ((place - 1) * wanted).div(size, rounding_mode="floor")
-    return order[kept].sort().values
+    kept = []
+    for positions in sorting(labels, len(counts)).split(counts.tolist()):
+        size, wanted = len(positions), min(len(positions), most)
+        # place p is kept where p wanted / size passes a whole number
+        kept.append(positions[-(-torch.arange(wanted) * size // max(wanted, 1))])
+    return torch.cat(kept).sort().values
 
 
 def _vote(labels: torch.Tensor, found: torch.Tensor, truth: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:

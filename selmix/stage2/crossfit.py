@@ -14,10 +14,12 @@ from selmix.features.pool import Pool
 from selmix.features.rows import Rows, StackedRows
 from selmix.heads import LinearHead
 from selmix.losses.smoothing import label_aware_smoothing
-from selmix.pairs import ClassMembers
+from selmix.pairs import ClassMembers, sorting
 from selmix.predictions import Predictions, predict
 from selmix.ranks import ALONE, Ranks
 from selmix.seeding import own_generator
+
+_AT_ONCE = 1 << 20  # samples that are dealt at a time
 
 
 @dataclass(frozen=True)
@@ -180,22 +182,25 @@ def _deal(
     """
     # stable: by row, then train before validation, then random
     shuffled = torch.randperm(len(rows), generator=own_generator(generator, rank=ranks.rank, count=ranks.count))
-    shuffled = shuffled[(shuffled >= num_train).long().argsort(stable=True)]
-    order = shuffled[rows[shuffled].argsort(stable=True)]
+    shuffled = torch.cat([shuffled[shuffled < num_train], shuffled[shuffled >= num_train]])
+    order = shuffled[sorting(rows[shuffled], num_rows)]
+    del shuffled
     # a random first fold, so that small rows do not all leave the last folds empty
     first = torch.randint(folds, (num_rows,), generator=generator)
     own_train = torch.bincount(rows[:num_train], minlength=num_rows)
     own_val = torch.bincount(rows[num_train:], minlength=num_rows)
     (train_before, all_train), (val_before, all_val) = ranks.shares(own_train), ranks.shares(own_val)
     # the number of a sample within its row: train samples of all ranks, then validation samples of all ranks
-    ordered_rows = rows[order]
-    number = torch.arange(len(rows)) - (own_train.cumsum(0) + own_val.cumsum(0) - own_train - own_val)[ordered_rows]
-    skipped = torch.where(
-        order < num_train, train_before[ordered_rows], (all_train - own_train + val_before)[ordered_rows]
-    )
-    number += skipped  # those of other ranks
-    fold = torch.empty_like(rows)
-    fold[order] = (first[ordered_rows] + number) % folds
-    lone = (all_train + all_val)[rows] == 1
-    fold[lone & (torch.arange(len(rows)) < num_train)] = -1
+    starts = own_train.cumsum(0) + own_val.cumsum(0) - own_train - own_val
+    fold, place = torch.empty_like(rows), 0
+    for own in order.split(_AT_ONCE):
+        own_rows = rows[own]
+        number = torch.arange(place, place + len(own)) - starts[own_rows]
+        # those of other ranks
+        number += torch.where(own < num_train, train_before[own_rows], (all_train - own_train + val_before)[own_rows])
+        fold[own] = (first[own_rows] + number) % folds
+        place += len(own)
+    lone = (all_train + all_val) == 1
+    if lone.any():
+        fold[:num_train][lone[rows[:num_train]]] = -1
     return fold

@@ -107,7 +107,8 @@ def best_start(
 
 def _average(heads: Sequence[LinearHead]) -> LinearHead:
     """Return the average head, each scaled to the same size of logits, that of the first."""
-    size = [head.weight.norm() for head in heads]
+    # in float64: squares of weights on features of 1e25 or 1e-30 leave float32, and the average would be NaN
+    size = [torch.linalg.vector_norm(head.weight, dtype=torch.float64).to(head.weight) for head in heads]
     scales = [size[0] / own / len(heads) for own in size]
     return LinearHead(
         torch.stack([head.weight * scale for head, scale in zip(heads, scales, strict=True)]).sum(0),

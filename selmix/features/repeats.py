@@ -1,0 +1,54 @@
+"""Rows of test that stand, bit for bit, in what is learnt from as well."""
+
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+
+logger = logging.getLogger("selmix")
+
+_CELLS = 1 << 20  # numbers in memory at a time
+
+
+def warn_of_leaks(features: dict[str, np.ndarray]) -> None:
+    """Say how many rows [d] of test are, bit for bit, rows of another split or of the pool as well."""
+    own = np.ascontiguousarray(features.get("test", np.empty((0, 1))))
+    shared = np.zeros(len(own), dtype=bool)
+    where = []
+    for name in [name for name in ("train", "val", "unlabeled") if name in features and len(own)]:
+        found = _found_in(own, features[name])
+        shared |= found
+        where += [name] if found.any() else []
+    if where:
+        logger.warning(
+            "%d row(s) of test are in %s, too, bit for bit: test figures are too good if these are the same samples",
+            shared.sum(),
+            " and ".join(where),
+        )
+
+
+def row_blocks(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield an array [n, ...] some rows at a time."""
+    height = max(1, _CELLS // max(1, array[:1].size))
+    for start in range(0, len(array), height):
+        yield array[start : start + height]
+
+
+def _found_in(own: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return which rows of one array [m, d] are rows of another [n, d], bool [m]."""
+    found = np.zeros(len(own), dtype=bool)
+    sums, content = own.sum(1, dtype=np.float64), _as_bytes(own)
+    for block in row_blocks(other):
+        block = np.ascontiguousarray(block, dtype=own.dtype)
+        # few rows have the sum of another one, so that only these are compared
+        others = block.sum(1, dtype=np.float64)
+        rows = np.flatnonzero(np.isin(others, sums))
+        if len(rows):
+            near = np.flatnonzero(np.isin(sums, others[rows]))
+            found[near] |= np.isin(content[near], _as_bytes(block[rows]))
+    return found
+
+
+def _as_bytes(rows: np.ndarray) -> np.ndarray:
+    """Return each row as one value [n] that equals another if all their bits are equal."""
+    return rows.view(np.dtype((np.void, rows.shape[1] * rows.itemsize))).ravel()
