@@ -6,12 +6,13 @@
     python benchmarks/mutants.py gains --results runs/mutants.json        # and again, those that survived alone:
     python benchmarks/mutants.py gains --again runs/mutants.json
 
-The changes are those of mutmut: another operator, another constant, an argument left out, a name bound to None, a branch
-never taken. The wording of messages is not changed (texts with a space in them). mutmut starts pytest anew for every
-mutant; here the tests of a module (`TESTS`) are collected once and run once, to see which of them reach which function
-and how long they take. Then a mutant is a fork in which the functions of the module get the code of the mutated file,
-and the tests that reach the mutated function are run, the quickest first, until one fails. So what a module does when
-it is imported, its tables and what fills them, stays as it is: a mutant there survives.
+The changes are those of mutmut: another operator, another constant, an argument left out, a name bound to None, a
+branch never taken. The wording of messages is not changed (texts with a space in them). mutmut starts pytest anew for
+every mutant; here the tests of a module (`TESTS`) are collected once and run once, to see which of them reach which
+function and how long they take. Then a mutant is a fork in which the functions of the module get the code of the
+mutated file, and the tests that reach the mutated function are run until one fails: first those that killed others of
+the same function, then the quickest. So what a module does when it is imported, its tables and what fills them, stays
+as it is: a mutant there survives.
 
 A mutant is killed if a test fails or if it takes much longer than all its tests took before. Random numbers are those
 of the tests, hypothesis included, so a second run kills the same mutants; `--at-most` draws some of them, by `--seed`.
@@ -53,7 +54,8 @@ TESTS = {
     "constraints": ["test_constraints"],
     "losses": ["test_losses"],
 }
-_SLOWER, _GRACE = 5, 5  # times as long as its tests, and seconds, until a mutant is taken for one that never ends
+_SLOWER, _GRACE = 2, 3  # times as long as its tests, and seconds, until a mutant is taken for one that never ends
+_LONGEST = 1.0  # seconds of computing; slower tests are not asked
 _ROOM = 4 << 30  # bytes that a mutant may take
 
 
@@ -95,6 +97,7 @@ class Loop:
     progress: bool = True
     outcomes: list[Outcome] = field(default_factory=list)
     failed: str | None = None
+    trying: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
     killers: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     reached: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
@@ -105,6 +108,13 @@ class Loop:
 
         settings.register_profile("mutants", deadline=None, derandomize=True, database=None)
         settings.load_profile("mutants")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo) -> pytest.TestReport | None:
+        """Report of a mutant's test that it failed, without the pages that say how, which cost more than the test."""
+        if not self.trying or call.excinfo is None or call.excinfo.errisinstance(pytest.skip.Exception):
+            return None
+        return pytest.TestReport(item.nodeid, item.location, {}, "failed", None, call.when)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the name of a test that fails."""
@@ -153,17 +163,21 @@ class Loop:
             item
             for item in session.items
             if any(file == path and line in lines for file, line in self.reached[item.nodeid])
+            and self.seconds[item.nodeid] < _LONGEST
         ]
         if not items:
             return "no test"
         # what killed others of the function first, then the quickest
         latest = self.killers.setdefault((mutant.path, mutant.function), [])
-        items.sort(key=lambda item: (-latest.index(item.nodeid) if item.nodeid in latest else 1, self.seconds[item.nodeid]))
+        items.sort(
+            key=lambda item: (-latest.index(item.nodeid) if item.nodeid in latest else 1, self.seconds[item.nodeid])
+        )
         limit = int(_GRACE + _SLOWER * sum(self.seconds[item.nodeid] for item in items))
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
             gc.disable()
+            self.trying = True
             killer = self.killer_of(mutant, items, limit)
             os.write(writing, b"" if killer is None else killer.encode())
             os._exit(killer is not None)
@@ -237,7 +251,9 @@ def mutants_of(path: Path) -> list[Mutant]:
             if line[:3] not in ("---", "+++")
         )
         where = positions[function]
-        mutant = Mutant(str(path.relative_to(ROOT)), function.name.value, where.start.line, where.end.line, code, difference)
+        mutant = Mutant(
+            str(path.relative_to(ROOT)), function.name.value, where.start.line, where.end.line, code, difference
+        )
         if code != source and _compiles(code):
             found[code] = mutant
     return list(found.values())
@@ -279,7 +295,19 @@ def judged(name: str, settings: argparse.Namespace) -> list[Outcome]:
     loop = Loop(mutants, progress=settings.progress)
     tests = [f"tests/{own}.py" for own in TESTS[name]]
     doctests = sorted({mutant.path for mutant in mutants})
-    code = pytest.main(["-p", "no:terminal", "-p", "no:cacheprovider", "-o", "addopts=--doctest-modules", *tests, *doctests], plugins=[loop])
+    code = pytest.main(
+        [
+            "-p",
+            "no:terminal",
+            "-p",
+            "no:cacheprovider",
+            "-o",
+            "addopts=--doctest-modules --assert=plain",
+            *tests,
+            *doctests,
+        ],
+        plugins=[loop],
+    )
     if code not in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
         raise SystemExit(f"the tests of {name} cannot be run: {code!r}")
     return loop.outcomes
