@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from selmix.bootstrap import bootstrap_statistics, percentile_interval, resampled_counts
+from selmix.bootstrap import bootstrap_statistics, percentile_interval, resampled_counts, resampled_rows
 
 LABELS = torch.tensor([2, 0, 1, 1, 0, 2, 2, 2, 1, 0, 2, 2])
 
@@ -102,3 +102,43 @@ def test_values_follow_the_generator():
 def test_interval_leaves_equal_tails(level, expected):
     values = np.random.default_rng(0).permutation(1001)
     assert percentile_interval(values, level=level) == pytest.approx(expected)
+
+
+def test_groups_of_samples_keep_their_counts_too():
+    # rows are class * 2 + group: 3, 1, 0, 2 samples; predictions of the only sample of a row never change
+    rows, predictions = torch.tensor([0, 3, 0, 1, 3, 0]), torch.tensor([0, 1, 1, 0, 0, 1])
+    replicates = [
+        c for (c,) in resampled_counts(rows, [predictions], 2, replicates=400, generator=generator(), groups=2)
+    ]
+    assert all(counts.sum(1).tolist() == [3, 1, 0, 2] and counts[1].tolist() == [1, 0] for counts in replicates)
+    assert {float(counts[0, 0]) for counts in replicates} == {0, 1, 2, 3}
+    (values,) = bootstrap_statistics(
+        rows,
+        [predictions],
+        lambda counts: {"first": float(counts[0, 0]), "rows": len(counts)},
+        2,
+        replicates=40,
+        generator=generator(),
+        groups=2,
+    )
+    assert values["first"].tolist() == [float(counts[0, 0]) for counts in replicates]
+    assert (values["rows"] == 4).all()
+
+
+def test_redrawn_rows_are_multinomial_at_their_support_and_keep_the_prior():
+    confusion = torch.tensor([[0.3, 0.1, 0], [0, 0, 0], [0.15, 0.15, 0.3]], dtype=torch.float64)
+    support = torch.tensor([8.3, 0, 0.2])
+    drawn = np.stack(
+        [
+            matrix.numpy()
+            for matrix in resampled_rows(confusion, support, replicates=4000, generator=np.random.default_rng(0))
+        ]
+    )
+    np.testing.assert_allclose(drawn.sum(2), np.broadcast_to([0.4, 0, 0.6], (4000, 3)), atol=1e-12)
+    counts = np.rint(drawn[:, 0, 0] / 0.4 * 8).astype(int)
+    np.testing.assert_allclose(counts / 8 * 0.4, drawn[:, 0, 0], atol=1e-12)
+    expected = 4000 * stats.binom.pmf(np.arange(9), 8, 0.75)
+    merged = lambda values: np.append(values[3:], values[:3].sum())  # noqa: E731  few of the lowest
+    assert stats.chisquare(merged(np.bincount(counts, minlength=9)), merged(expected)).pvalue > 1e-3
+    # a row worth less than a sample has one
+    assert set(np.unique(np.rint(drawn[:, 2] / 0.6))) == {0, 1}

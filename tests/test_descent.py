@@ -90,3 +90,27 @@ def test_targets_that_the_heads_predict_already_leave_only_the_decay(heads):
     predicted = torch.stack([(x @ w.T).softmax(1) for x, w in zip(features, weights, strict=True)])
     cross_entropy_step_(weights, features, predicted, rate=0.1, decay=0.2)
     torch.testing.assert_close(weights, expected)
+
+
+def test_of_several_processes_each_takes_the_step_on_all_features():
+    # this one has the features X_0, the others X_1: what these add to the logits is X_1 W^T, then residual^T X_1
+    weights, features, targets = random_batch(torch.float64, soft=True, heads=3)
+    own = features * (torch.arange(features.shape[1]) % 2)[:, None]
+    residual = torch.einsum("hbd,hkd->hbk", features, weights).softmax(2) - targets
+    terms = iter(
+        [
+            lambda part: torch.einsum("hbd,hkd->hkb", part, weights.clone()),
+            lambda part: torch.einsum("hbk,hbd->hkd", residual, part),
+        ]
+    )
+
+    def total(part: torch.Tensor) -> torch.Tensor:
+        term = next(terms)
+        torch.testing.assert_close(part, term(own))
+        return part + term(features - own)
+
+    expected = weights.clone()
+    cross_entropy_step_(expected, features, targets, rate=0.7, decay=0.2)
+    cross_entropy_step_(weights, own, targets, rate=0.7, decay=0.2, total=total)
+    torch.testing.assert_close(weights, expected)
+    assert next(terms, None) is None

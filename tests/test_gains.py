@@ -158,6 +158,11 @@ def test_gain_of_a_head_in_float32_is_float64_and_close():
     from_floats = gain_matrix(means.float(), weight.float() / 8, shift.float(), gradient.float(), mix=0.8)
     assert from_floats.dtype == torch.float64
     assert_close(from_floats, single, share=1e-5)
+    smoothing = torch.linspace(0, 0.5, 40)
+    smoothed = [
+        gain_matrix(means, weight, shift, gradient, mix=0.8, smoothing=own) for own in (smoothing.double(), smoothing)
+    ]
+    assert_close(smoothed[1], smoothed[0], share=1e-6)
 
 
 # class i's mean has one logit of about `gap`, that of class i + 1, so the normaliser of (i, j), i != j, is about

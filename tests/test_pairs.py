@@ -237,3 +237,28 @@ def test_extreme_uniform_numbers_reach_the_first_and_last_member(draw_uniform, u
     draw_uniform(uniform)
     members = ClassMembers.from_labels(torch.tensor([2, 0, 2, 3, 0, 2]), 4)
     assert members.draw(torch.tensor([0, 2, 3]), generator=generator()).tolist() == expected
+
+
+def test_a_class_without_samples_cannot_be_drawn():
+    members = ClassMembers.from_labels(torch.tensor([2, 0]), 3)
+    with pytest.raises(ValueError, match="^cannot draw a member of a class without samples$"):
+        members.draw(torch.tensor([0, 1, 2]), generator=generator())
+
+
+def test_of_several_holders_each_draws_its_own_and_together_they_draw_as_one():
+    # the samples of three holders, one after another, as if one held them all; nobody has class 3, one has no class 0
+    parts = [torch.tensor([2, 0, 2, 1]), torch.tensor([1, 1, 2]), torch.tensor([4, 0, 2, 2, 0])]
+    whole = ClassMembers.from_labels(torch.cat(parts), 5)
+    counts = torch.stack([torch.bincount(part, minlength=5) for part in parts])
+    classes = torch.tensor([0, 1, 2, 4]).repeat(50).view(20, 10)
+    drawn = []
+    for rank, part in enumerate(parts):
+        own = ClassMembers.from_labels(part, 5).among_others(counts[:rank].sum(0), counts.sum(0))
+        drawn.append(own.draw(classes, generator=generator(6)))
+        offset = sum(map(len, parts[:rank]))
+        drawn[-1] = torch.where(drawn[-1] < 0, drawn[-1], drawn[-1] + offset)
+    drawn = torch.stack(drawn)
+    assert drawn.shape == (3, 20, 10)
+    assert ((drawn == -1).sum(0) == 2).all()
+    assert torch.equal(drawn.amax(0), whole.draw(classes, generator=generator(6)))
+    assert (drawn > -1).any((1, 2)).all()

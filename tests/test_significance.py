@@ -59,3 +59,31 @@ def test_a_class_that_rises_from_zero_is_no_luck(name):
     objective = soft_objective(METRICS[name], 20)
     difference, error = paired_difference(objective, labels, candidate, incumbent, 2, pseudo_count=1)
     assert difference > 3 * error > 0
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("prior", [None, [0.1, 0.2, 0.05, 0.25, 0.3, 0.1]])
+@pytest.mark.parametrize(("groups", "pseudo_count"), [(2, 0.0), (2, 3.0), (1, 3.0)])
+def test_weights_shares_and_smoothing_row_by_row(groups, pseudo_count, prior, weighted):
+    # for psi = sum G C the gradient is G; smoothing by a samples leaves n / (n + a) of a row's mean difference
+    rng, num_rows = np.random.default_rng(0), 3 * groups
+    rows, candidate, incumbent = rng.integers(0, num_rows, 90) % (num_rows - 1), *rng.integers(0, 3, (2, 90))
+    slopes, weights = rng.normal(size=(num_rows, 3)), rng.uniform(0.1, 2, 90) if weighted else np.ones(90)
+    shares = np.bincount(rows, weights, num_rows) / weights.sum() if prior is None else np.array(prior)[:num_rows]
+    difference = variance = 0.0
+    for row in range(num_rows - 1):  # the last row has no sample
+        own = rows == row
+        values, worth = (slopes[row, candidate] - slopes[row, incumbent])[own], weights[own]
+        mean = np.average(values, weights=worth)
+        difference += shares[row] * mean * worth.sum() / (worth.sum() + pseudo_count)
+        variance += shares[row] ** 2 * np.average((values - mean) ** 2, weights=worth) / worth.sum()
+    found = paired_difference(
+        lambda confusion: (torch.from_numpy(slopes) * confusion).sum(),
+        *(torch.from_numpy(part) for part in (rows, candidate, incumbent)),
+        3,
+        pseudo_count=pseudo_count,
+        groups=groups,
+        weights=torch.from_numpy(weights) if weighted else None,
+        prior=None if prior is None else torch.tensor(prior[:num_rows], dtype=torch.float64),
+    )
+    assert found == pytest.approx((difference, variance**0.5), rel=1e-9)

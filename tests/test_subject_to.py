@@ -5,13 +5,10 @@ import tomllib
 
 import numpy as np
 import pytest
-import torch
 from safetensors import safe_open
-from scipy import stats
 from test_commands import features, run
 
 from selmix import result
-from selmix.bootstrap import resampled_rows
 
 STEPS = "steps=400"
 
@@ -146,22 +143,3 @@ def test_a_constraint_is_read_before_the_data(tmp_path):
     code, _, stderr = constrained(tmp_path / "missing.npz", tmp_path / "run", "recal >= 0.3")
     assert code == 2
     assert "did you mean recall" in stderr
-
-
-def test_redrawn_rows_are_multinomial_at_their_support_and_keep_the_prior():
-    confusion = torch.tensor([[0.3, 0.1, 0], [0, 0, 0], [0.15, 0.15, 0.3]], dtype=torch.float64)
-    support = torch.tensor([8.3, 0, 0.2])
-    drawn = np.stack(
-        [
-            matrix.numpy()
-            for matrix in resampled_rows(confusion, support, replicates=4000, generator=np.random.default_rng(0))
-        ]
-    )
-    np.testing.assert_allclose(drawn.sum(2), np.broadcast_to([0.4, 0, 0.6], (4000, 3)), atol=1e-12)
-    counts = np.rint(drawn[:, 0, 0] / 0.4 * 8).astype(int)
-    np.testing.assert_allclose(counts / 8 * 0.4, drawn[:, 0, 0], atol=1e-12)
-    expected = 4000 * stats.binom.pmf(np.arange(9), 8, 0.75)
-    merged = lambda values: np.append(values[3:], values[:3].sum())  # noqa: E731  few of the lowest
-    assert stats.chisquare(merged(np.bincount(counts, minlength=9)), merged(expected)).pvalue > 1e-3
-    # a row worth less than a sample has one
-    assert set(np.unique(np.rint(drawn[:, 2] / 0.6))) == {0, 1}
