@@ -117,7 +117,7 @@ def test_groups_of_samples_keep_their_counts_too():
         [predictions],
         lambda counts: {"first": float(counts[0, 0]), "rows": len(counts)},
         2,
-        replicates=40,
+        replicates=400,
         generator=generator(),
         groups=2,
     )
