@@ -14,11 +14,10 @@ files; or it ends with one line and the exit code 2 or 3, nothing torn under a f
 | readonly | it writes to a disk that cannot be written; then it can (root, Linux) |
 | vanished | images and features are gone from a moment on; then they come back |
 | clock | every look at the clock is up to a day early or late |
-| worker | a process that decodes images is killed at a moment (extract alone has such) |
+| worker | a process that decodes images is killed at a moment, if there is one then (extract alone has such) |
 | twice | the same command is started twice, within the time of one run |
 """
 
-import argparse
 import os
 import random
 import re
@@ -36,12 +35,15 @@ from trials import (
     Trials,
     Verb,
     begin,
+    command_line,
     digests,
     end_of,
     fresh_place,
     log_of,
     mount,
     plain,
+    print_header,
+    print_row,
     said,
     same_end,
     torn,
@@ -149,6 +151,7 @@ def twice(own: Try) -> list[int | None]:
 
 
 FAULTS = {own.__name__: own for own in (full, quota, readonly, vanished, clock, worker, twice)}
+OUTCOMES = ("succeeded", "one line", "without report")
 ROOT = ("full", "readonly")
 WORKERS = Verb("extract --backbone trained --data images --out out --workers 2", ("out",))
 
@@ -159,7 +162,7 @@ def trial(fault: str, own: Try, whole: dict[str, str], trials: Trials) -> str:
     codes, text = FAULTS[fault](own), plain(said(place))
     lines = [line for line in text.splitlines() if line.startswith("error:")]
     refused = [code for code in codes if code != 0]
-    trials.outcomes["ended with one line" if refused else "succeeded"] += 1
+    trials.outcomes["one line" if refused else "succeeded"] += 1
     wrong = ""
     if not set(codes) <= {0, *REFUSED}:
         wrong = f"ended with {codes}"
@@ -168,7 +171,7 @@ def trial(fault: str, own: Try, whole: dict[str, str], trials: Trials) -> str:
     elif "Traceback" in text or len(lines) != len(refused):
         wrong = "a traceback" if "Traceback" in text else f"{len(lines)} lines for {len(refused)} errors"
     if NO_REPORT.search(text) and not refused:  # it is complete, and says so
-        trials.outcomes["without its report"] += 1
+        trials.outcomes["without report"] += 1
         left = digests(place, verb.writes)
         return wrong or ", ".join(sorted(file for file in whole.keys() - REPORT if left.get(file) != whole[file]))
     wrong = wrong or same_end(verb, with_resume(verb, place), place, whole)
@@ -177,17 +180,12 @@ def trial(fault: str, own: Try, whole: dict[str, str], trials: Trials) -> str:
 
 def main() -> None:
     """Run the tries and print a table; exit with 1 if one failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--verbs", default=",".join(VERBS))
-    parser.add_argument("--faults", default=",".join(FAULTS))
-    parser.add_argument("--tries", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    asked = command_line(__doc__, "faults", FAULTS, "tries", 20)
     drawn, faulty = random.Random(asked.seed), False
-    print("| verb | fault | tries | succeeded | one line | without report | faults |\n|---|---|---|---|---|---|---|")
+    print_header("verb", "fault", "tries", *OUTCOMES, "faults")
     with workshop() as material:
-        for word in asked.verbs.split(","):
-            for fault in asked.faults.split(","):
+        for word in asked.verbs:
+            for fault in asked.faults:
                 if (fault == "worker" and word != "extract") or (fault in ROOT and os.geteuid() != 0):
                     continue
                 verb, trials = WORKERS if fault == "worker" else VERBS[word], Trials()
@@ -195,9 +193,7 @@ def main() -> None:
                 for _ in range(asked.tries):
                     with fresh_place(material, "size=1g" if fault in ROOT else "") as place:
                         trials.note(trial(fault, Try(verb, place, drawn, seconds, sizes), whole, trials))
-                counts = [trials.outcomes[name] for name in ("succeeded", "ended with one line", "without its report")]
-                row = [word, fault, asked.tries, *counts, len(trials.faults)]
-                print("| " + " | ".join(map(str, row)) + " |", flush=True)
+                print_row(word, fault, trials, asked.tries, OUTCOMES)
                 faulty |= bool(trials.faults)
     sys.exit(int(faulty))
 

@@ -14,7 +14,6 @@ is left out). A trial fails if
 - the second process fails, leaves other files than the undisturbed run (temporary ones among them), or another byte.
 """
 
-import argparse
 import os
 import random
 import re
@@ -30,11 +29,14 @@ from trials import (
     Trials,
     Verb,
     begin,
+    command_line,
     digests,
     end_of,
     fresh_place,
     log_of,
     plain,
+    print_header,
+    print_row,
     said,
     same_end,
     torn,
@@ -74,25 +76,18 @@ def trial(verb: Verb, name: str, moment: float, material: Path, whole: dict[str,
 
 def main() -> None:
     """Run the trials and print a table; exit with 1 if one failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--verbs", default=",".join(VERBS))
-    parser.add_argument("--signals", default=",".join(SIGNALS))
-    parser.add_argument("--moments", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    asked = command_line(__doc__, "signals", SIGNALS, "moments", 100)
     drawn, faulty = random.Random(asked.seed), False
-    print("| verb | signal | moments | nothing left | work left | finished | faults |\n|---|---|---|---|---|---|---|")
+    print_header("verb", "signal", "moments", "nothing left", "work left", "finished", "faults")
     with workshop() as material:
-        for word in asked.verbs.split(","):
+        for word in asked.verbs:
             verb = VERBS[word]
             whole, seconds, _ = undisturbed(verb, material)
-            for name in asked.signals.split(","):
+            for name in asked.signals:
                 trials = Trials()
                 for _ in range(asked.moments):
                     trials.note(trial(verb, name, drawn.uniform(0, seconds), material, whole, trials))
-                counts = [trials.outcomes[outcome] for outcome in ("nothing", "work", "finished")]
-                row = [word, f"SIG{name}", asked.moments, *counts, len(trials.faults)]
-                print("| " + " | ".join(map(str, row)) + " |", flush=True)
+                print_row(word, f"SIG{name}", trials, asked.moments, ("nothing", "work", "finished"))
                 faulty |= bool(trials.faults)
     sys.exit(int(faulty))
 

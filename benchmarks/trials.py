@@ -5,6 +5,7 @@ nothing: so a trial takes about as long as its work. Blocks of the feature cache
 have many.
 """
 
+import argparse
 import hashlib
 import importlib
 import json
@@ -22,7 +23,7 @@ import time
 import tomllib
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +90,27 @@ class Trials:
             self.faults.append(fault)
             if len(self.faults) <= 3:
                 print(fault, file=sys.stderr)
+
+
+def command_line(about: str, disturbances: str, known: Iterable[str], count: str, many: int) -> argparse.Namespace:
+    """Return what was asked for: lists of verbs and of disturbances, how many trials, and the seed."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, all_of_them in (("verbs", VERBS), (disturbances, known)):
+        parser.add_argument(f"--{name}", type=lambda text: text.split(","), default=list(all_of_them))
+    parser.add_argument(f"--{count}", type=int, default=many)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def print_header(*columns: str) -> None:
+    """Print the names of the columns of a Markdown table."""
+    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|", flush=True)
+
+
+def print_row(verb: str, disturbance: str, trials: Trials, count: int, outcomes: Sequence[str]) -> None:
+    """Print what came of the trials of a verb."""
+    cells = [verb, disturbance, count, *(trials.outcomes[name] for name in outcomes), len(trials.faults)]
+    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
 
 def write_material(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Bootstrap intervals for functions of the confusion matrix, and for the change between two heads."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -117,17 +118,11 @@ def bootstrap_statistics(
     Returns:
         For each head, name -> float64 [r]; differences of heads are taken replicate by replicate (paired).
     """
-    samples = _resamples(rows, num_classes * groups, replicates, generator)
-    drawn = (
-        [
-            Margins.of(labels, predicted[own], num_classes)
-            if margins
-            else confusion_counts(labels, predicted[own], num_classes, groups=groups)
-            for predicted in predictions
-        ]
-        for labels, own in samples
-    )
-    values = [[statistics(counts) for counts in heads] for heads in drawn]
+    count = Margins.of if margins else partial(confusion_counts, groups=groups)
+    values = [
+        [statistics(count(labels, predicted[drawn], num_classes)) for predicted in predictions]
+        for labels, drawn in _resamples(rows, num_classes * groups, replicates, generator)
+    ]
     return [
         {name: np.array([own[head][name] for own in values]) for name in values[0][head]}
         for head in range(len(predictions))

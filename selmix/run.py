@@ -63,9 +63,8 @@ def run_folder(out: Path, *, overwrite: bool, result: str = RESULT, ranks: Ranks
     finally:
         if ranks.leads and out.is_dir():
             after = _stamp(out / result)
-            whole = after is not None and (
-                ended or after == before
-            )  # interrupted behind its result, it lacks its report
+            # a run that was interrupted behind its result lacks its report
+            whole = after is not None and (ended or after == before)
             if whole or [path.name for path in out.iterdir()] == [UNFINISHED]:
                 (out / UNFINISHED).unlink(missing_ok=True)
             if not any(out.iterdir()):
@@ -80,12 +79,11 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 def _enter(out: Path, lock: FileLock, *, overwrite: bool, result: str) -> bool:
     unfinished = (out / UNFINISHED).is_file()
-    if out.is_dir() and any(out.iterdir()) and not unfinished:  # with the mark it lacks its report at least
-        if (out / result).is_file():
-            if not overwrite:
-                raise UsageError(f"--out {out} holds a finished run; name a new folder or add --overwrite")
-        else:
+    if not unfinished and out.is_dir() and any(out.iterdir()):
+        if not (out / result).is_file():
             raise UsageError(f"--out {out} holds files that are no run of selmix; name a new folder")
+        if not overwrite:
+            raise UsageError(f"--out {out} holds a finished run; name a new folder or add --overwrite")
     claim(out, lock)
     if unfinished:
         logger.warning("%s holds what a run left that did not end; it is replaced", out)
@@ -129,13 +127,10 @@ def write_run(
 def _write_ids(out: Path, data: FeatureData) -> None:
     ranks = data.ranks
     count = int(ranks.total(torch.tensor(sum(map(len, data.ids.values())))))
-    if ranks.count > 1 and count >= _GATHERED:
+    if ranks.count == 1 or count >= _GATHERED:
         out.mkdir(parents=True, exist_ok=True)
         name = _SPLITS if ranks.leads else f"splits.rank{ranks.rank}.json"
         write_atomically(out / name, chain(as_json(data.ids), "\n"))
-        return
-    if ranks.count == 1:
-        write_atomically(out / _SPLITS, chain(as_json(data.ids), "\n"))
         return
     parts = [json.loads(text) for text in all_texts("".join(as_json(data.ids)), ranks)]
     if ranks.leads:

@@ -48,6 +48,7 @@ def interruptible() -> Iterator[None]:
     if _AGENT in os.environ or threading.current_thread() is not threading.main_thread():
         yield
         return
+    _Last.error, _Last.told = None, False
     before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

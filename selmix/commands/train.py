@@ -48,8 +48,8 @@ def train(
     from selmix.training_run import RECIPE
 
     ranks = join_ranks(gpu=device in (Device.auto, Device.cuda) and torch.cuda.is_available())
-    quiet_here, resumes = quiet or not ranks.leads, folder / RECIPE
-    with guarded(quiet=quiet, debug=debug, silent=not ranks.leads, resumes=resumes), image_bar(quiet=quiet_here) as bar:
+    guard = guarded(quiet=quiet, debug=debug, silent=not ranks.leads, resumes=folder / RECIPE)
+    with guard, image_bar(quiet=quiet or not ranks.leads) as bar:
         manifest = train_backbone(
             train_recipe(recipe_file(recipe), parse_assignments(settings or [])),
             folder,

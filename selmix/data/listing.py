@@ -113,6 +113,19 @@ def stray_remedy(root: Path, names: Sequence[str]) -> str:
     return f"if they are meant, allow the folder: {DATA_ROOTS}={folder}, or `root` in a data spec"
 
 
+def refuse_strays(
+    listing: Listing, positions: np.ndarray, paths: Sequence[str], ids: Sequence[str], *, root: Path, prefix: str = "",
+    rewrite: tuple[str, str] | None = None, split: str = "",
+) -> list[int]:  # fmt: skip
+    """Make a finding of rows that lead out of the data, and return which of the n rows these are; as `refuse_files`."""
+    astray = strays(root, ids, prefix=prefix, rewrite=rewrite)
+    if astray:
+        what = f"paths that lead out of the data, the first is {paths[astray[0]]}"
+        remedy = stray_remedy(root, [ids[own] for own in astray])
+        listing.refuse(positions[astray], "path outside", what, remedy, split=split)
+    return astray
+
+
 def refuse_files(
     listing: Listing, positions: np.ndarray, paths: Sequence[str], ids: Sequence[str], *, root: Path, prefix: str,
     rewrite: tuple[str, str] | None, split: str, classes: "Coded | None",
@@ -133,12 +146,7 @@ def refuse_files(
     Returns:
         Which of the n rows these are.
     """
-    astray = strays(root, ids, prefix=prefix, rewrite=rewrite)
-    if astray:
-        what = f"paths that lead out of the data, the first is {paths[astray[0]]}"
-        listing.refuse(
-            positions[astray], "path outside", what, stray_remedy(root, [ids[own] for own in astray]), split=split
-        )
+    astray = refuse_strays(listing, positions, paths, ids, root=root, prefix=prefix, rewrite=rewrite, split=split)
     known = set(astray)
     gone = [position for position in missing_files(root, ids) if position not in known]
     if gone:

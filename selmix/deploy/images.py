@@ -5,13 +5,14 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from selmix.data.columns import Unusable, read_columns
 from selmix.data.findings import Finding, said
 from selmix.data.folder import read_folder
 from selmix.data.images import FileImages, ImageSplit
-from selmix.data.listing import image_ids, missing_files, missing_remedy, stray_remedy, strays
+from selmix.data.listing import image_ids, missing_files, missing_remedy, refuse_strays
 from selmix.data.manifest import MANIFEST_ENDINGS
 from selmix.data.rows import PathsUnder
 from selmix.errors import DataError, UsageError
@@ -90,10 +91,7 @@ def _of_manifest(path: Path, skip_bad: bool) -> tuple[list[str], list[str]]:
         raise DataError(f"{path} {error.args[0]}; {error.args[1]}") from error
     names = columns.of["path"].to_pylist()
     ids = image_ids(names, "", None)
-    astray = strays(path.parent, ids)
-    if astray:
-        what = f"paths that lead out of the data, the first is {names[astray[0]]}"
-        columns.listing.refuse(astray, "path outside", what, stray_remedy(path.parent, [ids[own] for own in astray]))
+    astray = refuse_strays(columns.listing, np.arange(len(ids)), names, ids, root=path.parent)
     gone = [] if skip_bad or astray else missing_files(path.parent, ids)
     if gone:
         what = f"no such file, the first is {path.parent / ids[gone[0]]}"

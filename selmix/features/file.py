@@ -10,7 +10,7 @@ from selmix.data.arrays import digest_of_arrays, read_npz
 from selmix.errors import DataError
 from selmix.features.labeled import FeatureData, LabeledFeatures, UnlabeledFeatures
 from selmix.features.names import RowNames
-from selmix.features.repeats import row_blocks, warn_of_leaks
+from selmix.features.repeats import array_blocks, warn_of_leaks
 from selmix.heads import LinearHead
 
 _SPLITS = ("train", "val", "test")
@@ -161,7 +161,7 @@ def _number_faults(arrays: dict[str, np.ndarray]) -> list[str]:
     faults = []
     for key, array in arrays.items():
         if array.dtype.kind == "f":
-            finite = [np.isfinite(_single(own)).all(axis=tuple(range(1, array.ndim))) for own in row_blocks(array)]
+            finite = [np.isfinite(_single(own)).all(axis=tuple(range(1, array.ndim))) for own in array_blocks(array)]
             bad_rows = np.flatnonzero(~np.concatenate([np.ones(0, dtype=bool), *finite]))
             if len(bad_rows):
                 faults.append(f"{key} has NaN or infinite values in {len(bad_rows)} row(s), the first is {bad_rows[0]}")

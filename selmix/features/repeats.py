@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-logger = logging.getLogger("selmix")
+from selmix.features.rows import CELLS
 
-_CELLS = 1 << 20  # numbers in memory at a time
+logger = logging.getLogger("selmix")
 
 
 def warn_of_leaks(features: dict[str, np.ndarray]) -> None:
@@ -27,9 +27,9 @@ def warn_of_leaks(features: dict[str, np.ndarray]) -> None:
         )
 
 
-def row_blocks(array: np.ndarray) -> Iterator[np.ndarray]:
+def array_blocks(array: np.ndarray) -> Iterator[np.ndarray]:
     """Yield an array [n, ...] some rows at a time."""
-    height = max(1, _CELLS // max(1, array[:1].size))
+    height = max(1, CELLS // max(1, array[:1].size))
     for start in range(0, len(array), height):
         yield array[start : start + height]
 
@@ -38,7 +38,7 @@ def _found_in(own: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return which rows of one array [m, d] are rows of another [n, d], bool [m]."""
     found = np.zeros(len(own), dtype=bool)
     sums, content = own.sum(1, dtype=np.float64), _as_bytes(own)
-    for block in row_blocks(other):
+    for block in array_blocks(other):
         block = np.ascontiguousarray(block, dtype=own.dtype)
         # few rows have the sum of another one, so that only these are compared
         others = block.sum(1, dtype=np.float64)
