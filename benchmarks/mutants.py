@@ -89,7 +89,7 @@ class Outcome:
     end: str
 
 
-@dataclass
+@dataclass(eq=False)  # pytest puts plugins into sets
 class Loop:
     """pytest's loop, replaced by one that runs the tests once and then the mutants."""
 
@@ -250,10 +250,9 @@ def mutants_of(path: Path) -> list[Mutant]:
             for line in difflib.unified_diff(source.splitlines(), code.splitlines(), n=0, lineterm="")
             if line[:3] not in ("---", "+++")
         )
-        where = positions[function]
-        mutant = Mutant(
-            str(path.relative_to(ROOT)), function.name.value, where.start.line, where.end.line, code, difference
-        )
+        first = positions[function.decorators[0] if function.decorators else function].start.line
+        last = positions[function].end.line
+        mutant = Mutant(str(path.relative_to(ROOT)), function.name.value, first, last, code, difference)
         if code != source and _compiles(code):
             found[code] = mutant
     return list(found.values())

@@ -35,3 +35,19 @@ def test_shifts_lie_below_the_number_of_all():
     shifts = random_shift(everyone, generator=torch.Generator().manual_seed(0))
     assert shifts[everyone < 2].tolist() == [0] * 400
     assert set(shifts[everyone == 5].tolist()) == set(range(5))
+
+
+def test_one_sample_of_one_holder_and_none_of_none():
+    one, none = torch.tensor([1]), torch.tensor([0])
+    assert own_share(one, none, one, one, none).tolist() == [1]
+    shares = own_share(none, none, none, none, none)
+    assert shares.tolist() == [0]
+    assert shares.dtype == torch.int64
+
+
+def test_shifts_repeat_with_their_generator_and_reach_odd_numbers_of_large_totals():
+    everyone = torch.full((2000,), 2**40)
+    first, again, other = (random_shift(everyone, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert 0.45 < float((first % 2).double().mean()) < 0.55  # five standard deviations of 1/2

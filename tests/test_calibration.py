@@ -107,6 +107,15 @@ def test_error_agrees_with_the_loop_over_bins(bins):
     assert expected > 0.05
 
 
+def test_there_are_fifteen_bins_unless_somebody_wants_others():
+    generator = torch.Generator().manual_seed(1)
+    confidence = torch.rand(100, generator=generator, dtype=torch.float64)
+    correct = torch.rand(100, generator=generator) < confidence
+    expected = naive_error(confidence.tolist(), correct.tolist(), 15)
+    assert expected_calibration_error(confidence, correct) == pytest.approx(expected, abs=1e-12)
+    assert len(reliability(confidence, correct).samples) == 15
+
+
 def drawn_logits(seed: int, *, count: int = 400, classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
     """Return logits whose labels are drawn from softmax(logits / 2)."""
     generator = torch.Generator().manual_seed(seed)

@@ -3,7 +3,15 @@ import torch
 from oracles import count_confusions, random_labels
 from sklearn import metrics as sk
 
-from selmix.confusion import class_prior, confusion_counts, coverage, joint_confusion, recall, row_normalised
+from selmix.confusion import (
+    class_confusion,
+    class_prior,
+    confusion_counts,
+    coverage,
+    joint_confusion,
+    recall,
+    row_normalised,
+)
 
 # truths 0 0 0 1 1 2 met by predictions 0 0 1 1 2 2
 HAND_COUNTS = torch.tensor([[2.0, 1, 0], [0, 1, 1], [0, 0, 1]], dtype=torch.float64)
@@ -92,6 +100,30 @@ def test_smoothing_keeps_the_prior_and_lifts_zero_recalls(pseudo_count):
     # r -> (n r + a / k) / (n + a)
     expected = torch.tensor([(pseudo_count / 3) / (n + pseudo_count) for n in (10, 1)], dtype=torch.float64)
     torch.testing.assert_close(recall(smooth), expected)
+
+
+def test_weighted_counts_agree_with_scikit_learn():
+    labels, predictions = random_labels(6, seed=3)
+    weights = torch.rand(len(labels), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    counts = confusion_counts(labels, predictions, 6, weights=weights)
+    expected = sk.confusion_matrix(labels, predictions, sample_weight=weights.numpy())
+    torch.testing.assert_close(counts, torch.from_numpy(expected))
+
+
+def test_a_given_prior_takes_the_place_of_the_shares_of_the_counts():
+    # row (2, 1) of prior 0.1, row (0, 1) of 0.6; the prior of a row without samples is left out
+    counts = torch.tensor([[2.0, 1, 0], [0, 1, 0], [0, 0, 0]], dtype=torch.float64)
+    prior = torch.tensor([0.1, 0.6, 0.3], dtype=torch.float64)
+    confusion = joint_confusion(counts, prior=prior)
+    expected = torch.tensor([[0.2 / 3, 0.1 / 3, 0], [0, 0.6, 0], [0, 0, 0]], dtype=torch.float64)
+    torch.testing.assert_close(confusion, expected)
+
+
+def test_classes_of_groups_by_hand_and_the_matrix_itself_without_groups():
+    # two classes, rows of groups: class 0 in rows 0 and 1, class 1 in rows 2 and 3
+    confusion = torch.tensor([[1.0, 2], [3, 4], [5, 6], [7, 8]], dtype=torch.float64)
+    assert class_confusion(confusion).tolist() == [[4, 6], [12, 14]]
+    assert class_confusion(HAND_COUNTS) is HAND_COUNTS
 
 
 def test_scaling_the_counts_changes_nothing():

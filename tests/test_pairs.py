@@ -3,7 +3,7 @@ import torch
 from scipy.stats import chisquare
 
 from selmix import pairs as pairs_module
-from selmix.pairs import ClassMembers, draw_pairs, pair_distribution
+from selmix.pairs import ClassMembers, draw_pairs, pair_distribution, sorting
 
 GAINS = torch.tensor([[2.0, 1.0], [-1.0, 0.0]])
 LAW = torch.tensor([[0.0, 0.10, 0.25], [0.30, 0.05, 0.0], [0.05, 0.25, 0.0]], dtype=torch.float64)
@@ -22,10 +22,14 @@ def counts_of(pairs: tuple[torch.Tensor, torch.Tensor], num_classes: int) -> tor
 
 @pytest.fixture
 def draw_uniform(monkeypatch):
-    """Make torch.rand return one fixed number of [0, 1)."""
+    """Make torch.rand return one fixed number of [0, 1), of the type and on the device that it is asked for."""
 
     def fix(value: float) -> None:
-        monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.zeros(shape, dtype=torch.float64) + value)
+        def rand(shape, *, generator, dtype=torch.float32, device="default"):
+            assert device == torch.device("cpu")
+            return torch.full(shape, value, dtype=dtype, device=device)
+
+        monkeypatch.setattr(torch, "rand", rand)
 
     return fix
 
@@ -183,6 +187,19 @@ def test_the_law_leaves_the_gains_alone():
     law = pair_distribution(gains, inverse_temperature=4, exploration=0.1, allowed=(everything, everything))
     assert torch.equal(gains, before)
     assert torch.equal(law, pair_distribution(gains, inverse_temperature=4, exploration=0.1))
+
+
+@pytest.mark.parametrize(
+    ("labels", "num_classes"),
+    [
+        ([40_000, 3, 32_768, 32_767, 3, 0], 40_001),  # beyond what 16 bits hold
+        ([2**31 + 5, 3, 2**31, 2**31 - 1, 3, 0], 2**31 + 6),  # and 32
+        ([2, 0, 1] * 500, 3),  # many equal ones
+    ],
+)
+def test_labels_are_sorted_as_python_sorts_them_equal_ones_as_they_stand(labels, num_classes):
+    order = sorting(torch.tensor(labels), num_classes)
+    assert order.tolist() == sorted(range(len(labels)), key=labels.__getitem__)
 
 
 def test_grouping_by_hand():
