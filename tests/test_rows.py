@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from selmix.features import rows as rows_module
-from selmix.features.rows import PickedRows, StackedRows, dense, gather, pick, read_dtype, row_blocks
+from selmix.features.rows import MappedRows, PickedRows, StackedRows, dense, gather, pick, read_dtype, row_blocks
 from selmix.features.space import FeatureSpace
 from selmix.features.statistics import class_means
 
@@ -17,8 +18,13 @@ ROOT = str(Path(__file__).parent.parent)
 FEATURES = torch.randn(23, 5, generator=torch.Generator().manual_seed(0)) * 3 + 7
 LABELS = torch.arange(23) % 4
 BACKWARDS = torch.arange(22, -1, -1)
+with tempfile.TemporaryFile() as _file:
+    MAP = np.memmap(_file, np.float32, "w+", shape=FEATURES.shape)
+MAP[:] = FEATURES
 FORMS = {
     "whole": FEATURES,
+    "mapped": MappedRows(MAP),
+    "mapped part": StackedRows([FEATURES[:9], MappedRows(MAP[9:])]),
     "stacked": StackedRows([FEATURES[:9], FEATURES[9:9], FEATURES[9:]]),
     "many": StackedRows(list(FEATURES.split(2))),
     "nested": StackedRows([FEATURES[:4], StackedRows([FEATURES[4:9], PickedRows(FEATURES, torch.arange(9, 23))])]),
@@ -60,6 +66,31 @@ def test_rows_are_read_as_float32_whatever_they_are_stored_in(dtype, form):
     assert torch.equal(dense(other), expected)
     assert gather(other, torch.arange(2)).dtype == dense(other).dtype == torch.float32
     assert gather(FEATURES.double(), torch.arange(2)).dtype == torch.float64
+
+
+def resident_pages() -> int:
+    """Return the bytes of files in the memory of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssFile"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what is resident is asked of Linux")
+@pytest.mark.parametrize("reading", ["blocks", "rows"])
+def test_of_a_map_a_bounded_part_is_resident(tmp_path, monkeypatch, reading):
+    monkeypatch.setattr(rows_module, "_SCATTERED", 8)
+    (tmp_path / "map").write_bytes(bytes(1 << 26))
+    array = np.memmap(tmp_path / "map", np.float16, "c", shape=(1 << 16, 512))
+    order = torch.randperm(len(array), generator=torch.Generator().manual_seed(0)).split(256)
+
+    def growth(features) -> int:
+        before, most = resident_pages(), 0
+        for part in row_blocks(features) if reading == "blocks" else (gather(features, own) for own in order):
+            assert len(part)
+            most = max(most, resident_pages() - before)
+        return most
+
+    assert growth(MappedRows(array)) < 1 << 25
+    assert growth(torch.from_numpy(array)) > 7 << 23  # the test would notice: a plain map stays, 64 MB of it
 
 
 def test_only_parts_that_are_hit_are_touched():

@@ -1,9 +1,11 @@
 """Arrays on disk: named `.npz` members read without pickle, and a digest of their content."""
 
 import hashlib
+import mmap
 import struct
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import numpy as np
 from selmix.data.packed import refuse_bomb
 from selmix.errors import DataError
 
+CELLS = 1 << 20  # numbers in memory at a time
 LARGE = 1 << 26  # bytes of an array from which on it may stay on disk
 _CHUNK = 1 << 20  # bytes that are read at a time
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -21,10 +24,26 @@ def digest_of_arrays(arrays: dict[str, np.ndarray]) -> str:
     """Return the sha256 of names, shapes, dtypes and bytes; independent of compression and member order."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = arrays[name]
         digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array.data)
+        for block in array_blocks(np.atleast_1d(array)):
+            digest.update(np.ascontiguousarray(block).data)
     return digest.hexdigest()
+
+
+def array_blocks(array: np.ndarray, cells: int = CELLS) -> Iterator[np.ndarray]:
+    """Yield an array [n, ...] some rows at a time; of a memory map, pages that were read are given back."""
+    height = max(1, cells // max(1, array[:1].size))
+    for start in range(0, len(array), height):
+        yield array[start : start + height]
+        give_back(array)
+
+
+def give_back(array: np.ndarray) -> None:
+    """Let the kernel take back the pages of a memory map, which are read anew when they are needed."""
+    pages = getattr(array, "_mmap", None)
+    if pages is not None and hasattr(mmap, "MADV_DONTNEED"):
+        pages.madvise(mmap.MADV_DONTNEED)
 
 
 def read_npz(path: Path, *, mapped: bool = False) -> dict[str, np.ndarray]:

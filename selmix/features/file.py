@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from selmix.data.arrays import digest_of_arrays, read_npz
+from selmix.data.arrays import array_blocks, digest_of_arrays, read_npz
 from selmix.errors import DataError
 from selmix.features.labeled import FeatureData, LabeledFeatures, UnlabeledFeatures
 from selmix.features.names import RowNames
-from selmix.features.repeats import array_blocks, warn_of_leaks
+from selmix.features.repeats import warn_of_leaks
+from selmix.features.rows import MappedRows, Rows
 from selmix.heads import LinearHead
 
 _SPLITS = ("train", "val", "test")
@@ -224,9 +225,9 @@ def _single(array: np.ndarray) -> np.ndarray:
         return array.astype(np.float32, copy=False)
 
 
-def _rows(features: np.ndarray) -> torch.Tensor:
-    """Return features [n, d] as float32; on a memory map as they lie there, to be read as float32."""
-    return torch.from_numpy(features if isinstance(features, np.memmap) else _single(features))
+def _rows(features: np.ndarray) -> Rows:
+    """Return features [n, d] that are read as float32; those on a memory map stay there."""
+    return MappedRows(features) if isinstance(features, np.memmap) else torch.from_numpy(_single(features))
 
 
 def _head(arrays: dict[str, np.ndarray]) -> LinearHead | None:

@@ -1,11 +1,10 @@
 """Rows of test that stand, bit for bit, in what is learnt from as well."""
 
 import logging
-from collections.abc import Iterator
 
 import numpy as np
 
-from selmix.features.rows import CELLS
+from selmix.data.arrays import array_blocks
 
 logger = logging.getLogger("selmix")
 
@@ -25,13 +24,6 @@ def warn_of_leaks(features: dict[str, np.ndarray]) -> None:
             shared.sum(),
             " and ".join(where),
         )
-
-
-def array_blocks(array: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield an array [n, ...] some rows at a time."""
-    height = max(1, CELLS // max(1, array[:1].size))
-    for start in range(0, len(array), height):
-        yield array[start : start + height]
 
 
 def _found_in(own: np.ndarray, other: np.ndarray) -> np.ndarray:

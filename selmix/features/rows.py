@@ -7,16 +7,47 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 
-CELLS = 1 << 20  # numbers in memory at a time
+from selmix.data.arrays import CELLS, array_blocks, give_back
+
+_SCATTERED = 128  # rows of a map that are read before pages are given back; around each the kernel maps up to 2 MB
 _COPIED = 1 << 26  # numbers that may be copied to lie in one piece, which is read faster
 _FEW = 4  # parts that are searched one by one, which is faster than sorting for them
 
 
+class MappedRows:
+    """Rows on a memory map, of which a bounded part is resident: pages that were read are given back to the kernel."""
+
+    device = torch.device("cpu")
+    dtype = torch.float32  # what rows are read as
+
+    def __init__(self, array: np.memmap) -> None:
+        """Take the map [n, d] of float16 or float32."""
+        self._array, self._tensor = array, torch.from_numpy(array)
+        self.shape: tuple[int, int] = array.shape
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def take(self, positions: torch.Tensor) -> torch.Tensor:
+        """Return a copy of the rows at `positions`, int64 [m]."""
+        rows = torch.empty(len(positions), self.shape[1], dtype=self.dtype)
+        for block, own in zip(rows.split(_SCATTERED), positions.split(_SCATTERED), strict=True):
+            block[:] = self._tensor.index_select(0, own)
+            give_back(self._array)
+        return rows
+
+    def blocks(self) -> Iterator[torch.Tensor]:
+        """Yield all rows, as many at a time as `CELLS` allows."""
+        for block in array_blocks(self._array, CELLS):
+            yield torch.from_numpy(block).to(self.dtype)
+
+
 @dataclass(frozen=True)
 class StackedRows:
-    """Rows of several arrays, one array after another, without a copy; a tensor may lie on a memory map.
+    """Rows of several arrays, one array after another, without a copy.
 
     Attributes:
         parts: each [n_p, d], on one device; what is stacked itself is taken apart.
@@ -62,7 +93,7 @@ class PickedRows:
         positions: int64 [m], rows of the base.
     """
 
-    base: torch.Tensor | StackedRows
+    base: torch.Tensor | MappedRows | StackedRows
     positions: torch.Tensor
 
     @property
@@ -84,7 +115,7 @@ class PickedRows:
         return len(self.positions)
 
 
-Rows = torch.Tensor | StackedRows | PickedRows
+Rows = torch.Tensor | MappedRows | StackedRows | PickedRows
 
 
 def read_dtype(features: Rows) -> torch.dtype:
@@ -104,7 +135,9 @@ def pick(features: Rows, positions: torch.Tensor) -> Rows:
 def gather(features: Rows, positions: torch.Tensor) -> torch.Tensor:
     """Return the rows [..., d] at `positions`, int64 of any shape; nothing else is read."""
     flat = positions.flatten()
-    if isinstance(features, torch.Tensor):
+    if isinstance(features, MappedRows):
+        rows = features.take(flat)
+    elif isinstance(features, torch.Tensor):
         rows = features.index_select(0, flat).to(read_dtype(features))  # several times faster than an index
     elif isinstance(features, PickedRows):
         rows = gather(features.base, features.positions.index_select(0, flat))
@@ -144,6 +177,10 @@ def row_blocks(features: Rows, positions: torch.Tensor | None = None) -> Iterato
     elif isinstance(features, torch.Tensor):
         for rows in features.split(height) if len(features) else ():
             yield slice(start, start + len(rows)), rows.to(read_dtype(features))
+            start += len(rows)
+    elif isinstance(features, MappedRows):
+        for rows in features.blocks():
+            yield slice(start, start + len(rows)), rows
             start += len(rows)
     elif isinstance(features, StackedRows):
         for part in features.parts:
