@@ -50,7 +50,10 @@ TESTS = {
     "bootstrap": ["test_bootstrap"],
     "calibration": ["test_calibration"],
     "apportion": ["test_apportion"],
-    "metrics": ["test_metrics", "test_minimum", "test_expressions", "test_sample_groups", "test_user_metric"],
+    "metrics": [
+        *("test_metrics", "test_minimum", "test_expressions", "test_sample_groups", "test_user_metric"),
+        *("test_constraints", "test_evaluation"),
+    ],
     "constraints": ["test_constraints"],
     "losses": ["test_losses"],
 }

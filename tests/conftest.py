@@ -19,6 +19,13 @@ def _no_cache_of_the_user(tmp_path_factory):
     os.environ["SELMIX_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory):
+    """A cache for commands of any test that may find features there, so that what ships is extracted once."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared_cache"
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("SELMIX_CACHE", str(tmp_path_factory.getbasetemp() / "caches" / uuid.uuid4().hex))

@@ -41,9 +41,9 @@ def test_the_pages_have_commands():
 
 
 @pytest.fixture(autouse=True)
-def _one_cache(_own_cache, workplace, monkeypatch):
+def _one_cache(_own_cache, shared_cache, monkeypatch):
     # many commands name the same images
-    monkeypatch.setenv("SELMIX_CACHE", str(workplace / "cache"))
+    monkeypatch.setenv("SELMIX_CACHE", str(shared_cache))
 
 
 @pytest.mark.usefixtures("_quick_retraining")

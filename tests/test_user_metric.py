@@ -10,6 +10,7 @@ from test_commands import features, run
 
 from selmix.errors import UsageError
 from selmix.metrics import METRICS, MetricContext, get_metric, parse_metric
+from selmix.metrics.request import request_of
 
 pytestmark = pytest.mark.usefixtures("_quick_retraining")
 
@@ -168,3 +169,32 @@ def test_brackets_in_a_metric_are_shown_as_typed(tmp_path):
     assert code == 0
     assert 'recall["2"] on test: ' in stdout
     assert stdout.count('│ recall["2"] ') == 2
+
+
+def trace(confusion):
+    """Return the accuracy."""
+    return confusion.trace()
+
+
+class Trace:
+    """The same, as an object."""
+
+    def __call__(self, confusion):
+        """Return the accuracy."""
+        return confusion.trace()
+
+
+@pytest.mark.parametrize(("own", "name"), [(trace, "test_user_metric:trace"), (Trace(), "test_user_metric:Trace")])
+def test_a_function_is_a_metric_that_is_called_by_its_module_and_name(own, name):
+    request = request_of(own)
+    metric = request.bind(CONTEXT)
+    confusion = random_confusion(3)
+    assert request.name == metric.name == name
+    assert metric.formula == "a function of the user's"
+    assert float(metric(confusion)) == pytest.approx(float(METRICS["accuracy"](confusion)), abs=1e-15)
+
+
+def test_a_text_is_read_as_one_and_other_things_are_refused():
+    assert request_of(" balanced_accuracy ").name == parse_metric("mean_recall").name == "mean_recall"
+    with pytest.raises(UsageError, match=r"^metric must be a text or a function of the confusion matrix, got 0\.5$"):
+        request_of(0.5)

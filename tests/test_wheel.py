@@ -45,7 +45,8 @@ def test_the_wheel_carries_what_ships_and_nothing_else_at_the_top(installed):
     assert "selmix/_shipped/recipes/cifar10_lt_if100/mislas_stage1.toml" in names
 
 
-def test_the_demo_runs_from_the_installed_wheel(installed, tmp_path):
+def test_the_demo_runs_from_the_installed_wheel(installed, tmp_path, shared_cache, monkeypatch):
+    monkeypatch.setenv("SELMIX_CACHE", str(shared_cache))
     _, target = installed
     where = run_installed(target, tmp_path, "-c", "import selmix; print(selmix.__file__)")
     assert Path(where.strip()).is_relative_to(target)
