@@ -7,8 +7,9 @@ import pickle
 import re
 import warnings
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import safetensors
@@ -17,11 +18,13 @@ import torch
 from torch import nn
 
 from selmix.data.packed import refuse_bomb
+from selmix.data.pickles import refuse_abuse
 from selmix.errors import DataError
 from selmix.writing import write_atomically
 
 # the first that a checkpoint has; averaged weights are taken where there are no others
 WRAPPERS = ("state_dict", "model", "model_state_dict", "ema_model", "model_ema", "state_dict_ema")
+_OLD_PICKLES = 5  # a magic number, the version, the machine, the content, and the names of what holds its numbers
 _PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")
 _SCALAR = np.float64(0).__reduce__()[0]  # the function that every NumPy scalar is unpickled by
 # what training scripts store beside the tensors, and what runs no code when it is read: options and NumPy's scalars
@@ -96,21 +99,38 @@ def _read(path: Path) -> Any:
 
 def _load_plain(path: Path) -> Any:
     """Read a PyTorch checkpoint without running its code; what the reader warns of is for its makers."""
-    refuse_zip_bomb(path)
+    refuse_bombs(path)
     with warnings.catch_warnings(), torch.serialization.safe_globals(_PLAIN_DATA):
         warnings.simplefilter("ignore")
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def refuse_zip_bomb(path: Path) -> None:
-    """Refuse a checkpoint that is a zip and inflates beyond reason; PyTorch writes zips that are not packed at all.
+def refuse_bombs(path: Path) -> None:
+    """Refuse a checkpoint whose zip or whose pickles would cost far more than their size to be read.
+
+    PyTorch writes zips that are not packed at all. In its older format pickles stand before the numbers.
 
     Raises:
-        DataError: if it does.
+        DataError: if a zip inflates beyond reason.
+        pickle.UnpicklingError: if it is a pickle.
     """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            refuse_bomb(path, sum(member.file_size for member in archive.infolist()), "fetch it again")
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            _refuse_abuse([file] * _OLD_PICKLES, path)
+        return
+    with zipfile.ZipFile(path) as archive:
+        refuse_bomb(path, sum(member.file_size for member in archive.infolist()), "fetch it again")
+        _refuse_abuse((archive.open(name) for name in archive.namelist() if name.endswith("data.pkl")), path)
+
+
+def _refuse_abuse(pickles: Iterable[IO[bytes]], path: Path) -> None:
+    try:
+        for pickled in pickles:
+            refuse_abuse(pickled, path.stat().st_size)
+    except pickle.UnpicklingError:
+        raise
+    except Exception:  # what is damaged up to here; the reader says so
+        return
 
 
 def _plain_state(content: Any, *, source: str) -> dict[str, torch.Tensor]:

@@ -329,6 +329,51 @@ def plain_pickle(path: Path) -> None:
     read_plain_pickle(path.read_bytes(), str(path))
 
 
+def unfolding(depth: int, width: int) -> bytes:
+    """Return a pickle of a dictionary whose key, a tuple of tuples, unfolds to width ** depth objects."""
+    key: tuple = ()
+    for _ in range(depth):
+        key = (key,) * width
+    body = pickle.dumps([key], protocol=2)  # a list, as nobody could make the dictionary
+    assert body.startswith(b"\x80\x02]")
+    assert body.endswith(b"a.")
+    return b"\x80\x02}" + body[5:-2] + b"K\x01s."
+
+
+def unfolding_batches(path: Path) -> Path:
+    (path / "batch").write_bytes(unfolding(40, 2))
+    return path / "batch"
+
+
+def many_keys(path: Path) -> Path:
+    """Write a pickle of 400 kB that puts one tuple of 100,000 objects into a dictionary 100,000 times."""
+    (path / "batch").write_bytes(b"\x80\x02}(" + b"N" * 100_000 + b"tq\x000" + b"h\x00Ns" * 100_000 + b".")
+    return path / "batch"
+
+
+def deep_batches(path: Path) -> Path:
+    (path / "batch").write_bytes(b"\x80\x02})" + b"\x85" * 200_000 + b"K\x01s.")
+    return path / "batch"
+
+
+def wide_checkpoint(path: Path) -> Path:
+    torch.save({"a": torch.ones(1)}, path / "plain.pth")
+    with zipfile.ZipFile(path / "plain.pth") as plain, zipfile.ZipFile(path / "x.pth", "w") as archive:
+        for name in plain.namelist():
+            content = unfolding(4, 200) if name.endswith("data.pkl") else plain.read(name)
+            archive.writestr(name, content)
+    return path / "x.pth"
+
+
+def old_checkpoint(path: Path) -> Path:
+    torch.save({}, path / "x.pth", _use_new_zipfile_serialization=False)
+    empty = b"\x80\x02}q\x00."
+    content = (path / "x.pth").read_bytes()
+    assert content.count(empty) == 1
+    (path / "x.pth").write_bytes(content.replace(empty, unfolding(40, 2)))
+    return path / "x.pth"
+
+
 BOMBS = {
     "npz": (npz_bomb, read_npz, "must not inflate to more than 256 MiB or 100 times its size, got"),
     "packed checkpoint": (packed_checkpoint, read_state_dict, "must not inflate to more than 256 MiB or 100 times"),
@@ -339,6 +384,11 @@ BOMBS = {
     "words": (wide_parquet, faults_of, "must not inflate to more than 256 MiB"),
     "archive": (packed_archive, faults_of, "must not inflate to more than 16 MiB, and does"),
     "memo": (far_memo, plain_pickle, "it numbers objects that it does not have"),
+    "unfolding key": (unfolding_batches, plain_pickle, "it nests tuples beyond reason"),
+    "many keys": (many_keys, plain_pickle, "it nests tuples beyond reason"),
+    "deep key": (deep_batches, plain_pickle, "it nests tuples beyond reason"),
+    "wide key": (wide_checkpoint, read_state_dict, "holds more than plain tensors, or is damaged"),
+    "unfolding key of old": (old_checkpoint, read_state_dict, "holds more than plain tensors, or is damaged"),
 }
 
 

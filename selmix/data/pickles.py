@@ -3,13 +3,17 @@
 import io
 import pickle
 import pickletools
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from selmix.errors import DataError
 
+_DEEPEST = 1000  # tuples in each other
+_REPEATED = 10  # times the size, that content may become if every object is counted wherever it is named
 _PUT = ("PUT", "BINPUT", "LONG_BINPUT")  # an object is given a number by which it can be named again
+_GET = ("GET", "BINGET", "LONG_BINGET")
+_FROZEN = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "FROZENSET")
 
 
 def read_plain_pickle(content: bytes, place: str) -> Any:
@@ -23,18 +27,57 @@ def read_plain_pickle(content: bytes, place: str) -> Any:
         DataError: if it is damaged or holds anything else.
     """
     try:
-        _refuse_far_places(content)
+        refuse_abuse(io.BytesIO(content), len(content))
         return _Plain(io.BytesIO(content), encoding="latin1").load()
     except Exception as error:  # whatever foreign bytes make the reader raise
         reason = str(error) if str(error).startswith("it ") else "it is damaged, or something else"
         raise DataError(f"{place} is no pickle of plain arrays ({reason}); fetch it again") from error
 
 
-def _refuse_far_places(content: bytes) -> None:
-    """Refuse a pickle that numbers an object beyond its own size: the memo would take memory for all numbers below."""
-    for code, argument, _ in pickletools.genops(content):
-        if code.name in _PUT and isinstance(argument, int) and argument > len(content):
-            raise pickle.UnpicklingError("it numbers objects that it does not have")
+def refuse_abuse(pickled: IO[bytes], size: int) -> None:
+    """Refuse a pickle, from where a file stands, that would cost far more to be read than its size lets expect.
+
+    It may number an object beyond its own size: the memo would take memory for all numbers below. Or it may have tuples
+    of tuples, each named many times, as the key of a dictionary: hashing unfolds them all.
+
+    Args:
+        pickled: the file.
+        size: its bytes.
+
+    Raises:
+        pickle.UnpicklingError: if it does. What is damaged may raise anything.
+    """
+    stack: list[tuple[int, int]] = []  # of each object: how many it unfolds to, and how deep it goes
+    marks: list[int] = []
+    total = 0
+    memo: dict[int, tuple[int, int]] = {}
+    for code, argument, _ in pickletools.genops(pickled):
+        if code.name in _GET:
+            stack.append(memo[int(argument or 0)])
+        elif code.name in _PUT or code.name == "MEMOIZE":
+            number = len(memo) if argument is None else int(argument)
+            if number > size:
+                raise pickle.UnpicklingError("it numbers objects that it does not have")
+            memo[number] = stack[-1]
+        elif code.name == "DUP":
+            stack.append(stack[-1])
+        elif code.name == "MARK":
+            marks.append(len(stack))
+            stack.append((0, 0))
+        else:
+            start = len(stack) - len(code.stack_before)
+            if pickletools.markobject in code.stack_before:
+                start = marks[-1] - code.stack_before.index(pickletools.markobject)
+            inner, unfolded, depth = sum(own for own, _ in stack[start:]), 1, 0
+            total += inner
+            if code.name in _FROZEN:
+                unfolded += inner
+                depth = 1 + max((own for _, own in stack[start:]), default=0)
+            if total > _REPEATED * size or depth > _DEEPEST:
+                raise pickle.UnpicklingError("it nests tuples beyond reason")
+            stack[start:] = [(unfolded, depth)] * len(code.stack_after)
+            while marks and marks[-1] >= len(stack):
+                marks.pop()
 
 
 class _Plain(pickle.Unpickler):

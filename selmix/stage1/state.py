@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from selmix.checkpoints import refuse_zip_bomb
+from selmix.checkpoints import refuse_bombs
 from selmix.errors import DataError
 from selmix.stage1.settings import SupervisedSettings
 from selmix.writing import write_atomically
@@ -94,7 +94,7 @@ class TrainingState:
         """
         device = next(self.model.parameters()).device
         try:
-            refuse_zip_bomb(path)
+            refuse_bombs(path)
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()  # compares checksums, which torch does not
             if damaged is not None:
