@@ -358,3 +358,15 @@ def test_only_effective_numbers_know_the_scale_of_the_counts():
     assert_near(cdt_scale(more, gamma=0.3), cdt_scale(COUNTS, gamma=0.3), atol=1e-12)
     assert_near(logit_adjustment(more, tau=1), logit_adjustment(COUNTS, tau=1), atol=1e-12)
     assert_near(ldam_margins(more, max_margin=0.5), ldam_margins(COUNTS, max_margin=0.5), atol=1e-12)
+
+
+def test_label_aware_smoothing_is_concave_towards_zero_and_as_the_released_code_unless_told_otherwise():
+    assert label_aware_smoothing(torch.tensor([9, 5, 1]), head=0.4).tolist() == pytest.approx([0.4, 0.08**0.5, 0])
+    assert label_aware_smoothing(torch.tensor([9, 5, 1]), head=0.4, shape="exp")[1] == pytest.approx(0.2)
+    assert label_aware_smoothing(torch.tensor([2, 1]), head=0.4, tail=0.1).tolist() == pytest.approx([0.4, 0.1])
+    eps = torch.tensor([0.3, 0.3, 0.3], dtype=torch.float64)
+    assert smoothed_targets(torch.tensor([1]), eps)[0].tolist() == pytest.approx([0.1, 0.8, 0.1])
+    # - .1 ln .5 - .8 ln .25 - .1 ln .25
+    logits = torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64).log()
+    loss = smoothed_cross_entropy(logits, torch.tensor([1]), smoothing=eps)
+    assert float(loss) == pytest.approx(1.9 * math.log(2))

@@ -17,6 +17,7 @@ from selmix.metrics import (
     parse_metric,
     soft_minimum,
 )
+from selmix.metrics.minimum import rate_variance
 
 # priors (.5, .5), recalls (.8, .4)
 HAND = torch.tensor([[0.4, 0.1], [0.3, 0.2]], dtype=torch.float64)
@@ -193,3 +194,9 @@ def test_a_start_with_zero_recalls_still_pulls_on_these_classes(name):
     assert torch.isfinite(gradient).all()
     # at least 1 % of the largest pull, towards the own class
     assert (gradient.diagonal()[1:] > 0.01 * gradient.abs().max()).all()
+
+
+def test_the_variance_of_rates_of_no_sample_of_one_and_of_two_by_hand():
+    # two imaginary samples, one right: rates 1/2, 2/3 and 3/4; of no sample counted as of one
+    variance = rate_variance(torch.tensor([0.0, 1, 1]), torch.tensor([0.0, 1, 2]))
+    assert variance.tolist() == pytest.approx([1 / 4, 2 / 9, 3 / 32])

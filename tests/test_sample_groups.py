@@ -68,6 +68,14 @@ def test_where_each_group_holds_one_class_it_is_the_worst_group_accuracy_and_its
     torch.testing.assert_close(errors, (rates * (1 - rates) / support).sqrt())
 
 
+def test_metrics_of_groups_and_of_head_and_tail_tell_their_name_and_formula():
+    context = MetricContext("abc", COUNTS, 2)
+    for name, formula in (("worst_group_recall", "within the group"), ("min_head_tail_recall", "100 training samples")):
+        metric = parse_metric(name).bind(context)
+        assert metric.name == name
+        assert formula in metric.formula
+
+
 def test_a_group_without_samples_is_left_out():
     counts = torch.tensor([[9.0, 1], [0, 0], [1, 4], [0, 0]], dtype=torch.float64)
     metric = parse_metric("worst_group_recall").bind(MetricContext("ab", torch.tensor([30, 30]), 2))
