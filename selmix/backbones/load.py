@@ -140,5 +140,5 @@ def _frozen(
         head=head if known else None,
         class_names=class_names,
         unnamed_classes=head.num_classes if head and not known else 0,
-        pixels=create_transform(**preprocessing, is_training=False, use_prefetcher=True),
+        pixels=create_transform(**preprocessing, is_training=False, normalize=False),
     )
