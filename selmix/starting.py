@@ -63,7 +63,7 @@ def starting_model(recipe: TrainRecipe, class_names: list[str]) -> Start:
         train_only(model, recipe.trains)
     return Start(
         model,
-        create_transform(**preprocessing, is_training=False, use_prefetcher=True),
+        create_transform(**preprocessing, is_training=False, normalize=False),
         mean,
         std,
         digest,

@@ -18,6 +18,8 @@ from selmix.features.file import load_features
 from selmix.metrics.groups import ClassGroups
 from selmix.predictions import Predictions
 
+pytestmark = pytest.mark.usefixtures("_quick_retraining")
+
 
 @pytest.fixture(autouse=True)
 def _fewer_replicates(monkeypatch):

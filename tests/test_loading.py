@@ -100,7 +100,7 @@ def test_a_bad_image_leaves_the_size_of_its_batch(tmp_path):
     (tmp_path / "1.png").write_bytes(b"no image")
     files = FileImages([tmp_path / f"{index}.png" for index in (0, 1, 2, 9)])
     split = ImageSplit(["0", "1", "2", "9"], None, files)
-    transform = create_transform((3, 8, 8), is_training=False, use_prefetcher=True)
+    transform = create_transform((3, 8, 8), is_training=False, normalize=False)
     (batch,) = read_ahead(Batches({"a": split}, [Task("a", range(4))], transform, batch_size=8), workers=0)
     assert batch.pixels.shape == (4, 3, 8, 8)
     assert set(batch.faults) == {1, 3}

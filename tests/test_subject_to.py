@@ -12,6 +12,8 @@ from selmix import result
 
 STEPS = "steps=400"
 
+pytestmark = pytest.mark.usefixtures("_quick_retraining")
+
 
 @pytest.fixture(scope="module")
 def npz(tmp_path_factory):

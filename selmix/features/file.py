@@ -181,7 +181,8 @@ def _content_faults(arrays: dict[str, np.ndarray]) -> list[str]:
         if labels.min() < 0 or labels.max() >= len(names):
             faults.append(f"{split}_labels must lie in 0..{len(names) - 1}, got {labels.min()}..{labels.max()}")
             continue
-        missing = [names[label] for label in np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0)]
+        counts = np.bincount(labels.astype(np.int64), minlength=len(names))
+        missing = [names[label] for label in np.flatnonzero(counts == 0)]
         if len(missing) == 1 and missing[0] == names[0]:
             missing[0] += " (labels start at 0; are these one too high?)"
         if missing:
