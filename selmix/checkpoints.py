@@ -112,7 +112,7 @@ def refuse_bombs(path: Path) -> None:
 
     Raises:
         DataError: if a zip inflates beyond reason.
-        pickle.UnpicklingError: if it is a pickle.
+        pickle.UnpicklingError: if a pickle costs too much.
     """
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:

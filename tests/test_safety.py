@@ -346,7 +346,7 @@ def unfolding_batches(path: Path) -> Path:
 
 
 def many_keys(path: Path) -> Path:
-    """Write a pickle of 400 kB that puts one tuple of 100,000 objects into a dictionary 100,000 times."""
+    """Write a pickle of 500 kB that puts one tuple of 100,000 objects into a dictionary 100,000 times."""
     (path / "batch").write_bytes(b"\x80\x02}(" + b"N" * 100_000 + b"tq\x000" + b"h\x00Ns" * 100_000 + b".")
     return path / "batch"
 

@@ -31,9 +31,9 @@ def digest_of_arrays(arrays: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def array_blocks(array: np.ndarray, cells: int = CELLS) -> Iterator[np.ndarray]:
+def array_blocks(array: np.ndarray) -> Iterator[np.ndarray]:
     """Yield an array [n, ...] some rows at a time; of a memory map, pages that were read are given back."""
-    height = max(1, cells // max(1, array[:1].size))
+    height = max(1, CELLS // max(1, array[:1].size))
     for start in range(0, len(array), height):
         yield array[start : start + height]
         give_back(array)

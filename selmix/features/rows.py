@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from selmix.data.arrays import CELLS, array_blocks, give_back
+from selmix.data.arrays import CELLS, give_back
 
 _SCATTERED = 128  # rows of a map that are read before pages are given back; around each the kernel maps up to 2 MB
 _COPIED = 1 << 26  # numbers that may be copied to lie in one piece, which is read faster
@@ -39,10 +39,11 @@ class MappedRows:
             give_back(self._array)
         return rows
 
-    def blocks(self) -> Iterator[torch.Tensor]:
-        """Yield all rows, as many at a time as `CELLS` allows."""
-        for block in array_blocks(self._array, CELLS):
-            yield torch.from_numpy(block).to(self.dtype)
+    def split(self, height: int) -> Iterator[torch.Tensor]:
+        """Yield all rows as they are stored, so many at a time."""
+        for block in self._tensor.split(height):
+            yield block
+            give_back(self._array)
 
 
 @dataclass(frozen=True)
@@ -174,13 +175,9 @@ def row_blocks(features: Rows, positions: torch.Tensor | None = None) -> Iterato
         for own in positions.split(height) if len(positions) else ():
             yield slice(start, start + len(own)), gather(features, own)
             start += len(own)
-    elif isinstance(features, torch.Tensor):
+    elif isinstance(features, torch.Tensor | MappedRows):
         for rows in features.split(height) if len(features) else ():
             yield slice(start, start + len(rows)), rows.to(read_dtype(features))
-            start += len(rows)
-    elif isinstance(features, MappedRows):
-        for rows in features.blocks():
-            yield slice(start, start + len(rows)), rows
             start += len(rows)
     elif isinstance(features, StackedRows):
         for part in features.parts:
