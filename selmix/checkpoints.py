@@ -116,17 +116,17 @@ def refuse_bombs(path: Path) -> None:
     """
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
-            _refuse_abuse([file] * _OLD_PICKLES, path)
+            _refuse_abuse([file] * _OLD_PICKLES)
         return
     with zipfile.ZipFile(path) as archive:
         refuse_bomb(path, sum(member.file_size for member in archive.infolist()), "fetch it again")
-        _refuse_abuse((archive.open(name) for name in archive.namelist() if name.endswith("data.pkl")), path)
+        _refuse_abuse(archive.open(name) for name in archive.namelist() if name.endswith("data.pkl"))
 
 
-def _refuse_abuse(pickles: Iterable[IO[bytes]], path: Path) -> None:
+def _refuse_abuse(pickles: Iterable[IO[bytes]]) -> None:
     try:
         for pickled in pickles:
-            refuse_abuse(pickled, path.stat().st_size)
+            refuse_abuse(pickled)
     except pickle.UnpicklingError:
         raise
     except Exception:  # what is damaged up to here; the reader says so

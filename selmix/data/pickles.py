@@ -10,7 +10,8 @@ import numpy as np
 from selmix.errors import DataError
 
 _DEEPEST = 1000  # tuples in each other
-_REPEATED = 10  # times the size, that content may become if every object is counted wherever it is named
+_REPEATED = 10  # times the bytes read so far, that content may become if an object counts wherever it is named
+_SMALL = 2**20  # bytes; what is smaller costs little in any case
 _PUT = ("PUT", "BINPUT", "LONG_BINPUT")  # an object is given a number by which it can be named again
 _GET = ("GET", "BINGET", "LONG_BINGET")
 _FROZEN = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "FROZENSET")
@@ -27,14 +28,14 @@ def read_plain_pickle(content: bytes, place: str) -> Any:
         DataError: if it is damaged or holds anything else.
     """
     try:
-        refuse_abuse(io.BytesIO(content), len(content))
+        refuse_abuse(io.BytesIO(content))
         return _Plain(io.BytesIO(content), encoding="latin1").load()
     except Exception as error:  # whatever foreign bytes make the reader raise
         reason = str(error) if str(error).startswith("it ") else "it is damaged, or something else"
         raise DataError(f"{place} is no pickle of plain arrays ({reason}); fetch it again") from error
 
 
-def refuse_abuse(pickled: IO[bytes], size: int) -> None:
+def refuse_abuse(pickled: IO[bytes]) -> None:
     """Refuse a pickle, from where a file stands, that would cost far more to be read than its size lets expect.
 
     It may number an object beyond its own size: the memo would take memory for all numbers below. Or it may have tuples
@@ -42,7 +43,6 @@ def refuse_abuse(pickled: IO[bytes], size: int) -> None:
 
     Args:
         pickled: the file.
-        size: its bytes.
 
     Raises:
         pickle.UnpicklingError: if it does. What is damaged may raise anything.
@@ -51,7 +51,8 @@ def refuse_abuse(pickled: IO[bytes], size: int) -> None:
     marks: list[int] = []
     total = 0
     memo: dict[int, tuple[int, int]] = {}
-    for code, argument, _ in pickletools.genops(pickled):
+    for code, argument, position in pickletools.genops(pickled):
+        size = max(position or 0, _SMALL)
         if code.name in _GET:
             stack.append(memo[int(argument or 0)])
         elif code.name in _PUT or code.name == "MEMOIZE":
